@@ -1,0 +1,55 @@
+// Runs a group of compiled tests with Node's own runner. Groups by file name under dist/: unit = src/**/*.test.js and
+// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = the same files with COPRIME_LONG=1 plus *.long.js.
+import { spawnSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const group = process.argv[2] ?? 'unit'
+const only = process.argv[3]
+
+function walk(folder) {
+  let entries
+  try {
+    entries = readdirSync(join(root, folder), { withFileTypes: true })
+  } catch (error) {
+    if (error.code === 'ENOENT') return []
+    throw error
+  }
+  return entries.flatMap((entry) => {
+    const path = join(folder, entry.name)
+    return entry.isDirectory() ? walk(path) : [path]
+  })
+}
+
+const tests = (folder) => walk(folder).filter((path) => path.endsWith('.test.js'))
+const groups = {
+  unit: () => [
+    ...tests('dist/src'),
+    ...tests('dist/test/golden'),
+    ...tests('dist/test/contract'),
+    ...tests('dist/test/fuzz'),
+    ...tests('dist/test/tidy'),
+  ],
+  e2e: () => [...tests('dist/test/e2e'), ...tests('dist/test/interop')],
+  long: () => [...tests('dist/src'), ...tests('dist/test')],
+}
+const files = (groups[group] ?? groups.unit)()
+  .filter((path) => only === undefined || path.includes(only))
+  .sort()
+if (files.length === 0) {
+  console.error(`no tests in group ${group}`)
+  process.exit(1)
+}
+const concurrency = group === 'unit' ? '2' : '1'
+const result = spawnSync(
+  process.execPath,
+  ['--enable-source-maps', '--test', `--test-concurrency=${concurrency}`, ...files],
+  {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+    env: { ...process.env, ...(group === 'long' ? { COPRIME_LONG: '1' } : {}) },
+  },
+)
+process.exit(result.status ?? 1)
