@@ -1,0 +1,46 @@
+// Every bound and time-out of the engine that is not an option of the administrator, with its unit and reason.
+
+import { assert } from '../base/assert.ts'
+import { KIB, MIB } from '../base/units.ts'
+
+/** Versions spoken (wire-protocol.md 3.2). */
+export const PROTOCOL_MIN = 86
+export const PROTOCOL_MAX = 101
+
+/** Largest data payload of one write or reply at protocol 100 and above (2.5). Larger requests are cut by the runtime. */
+export const REQUEST_BYTES_MAX = MIB
+/** Largest zero or discard request sent as one packet: 32 extents, so that it fits into one log transaction. */
+export const ZERO_BYTES_MAX = 128 * MIB
+/** The same without the FF_WSAME feature (wire-protocol.md 2.5). */
+export const ZERO_BYTES_MAX_OLD_PEER = 4 * MIB
+
+/** Pause after a failed handshake before the next attempt (1.6). */
+export const RECONNECT_PAUSE_MS = 1000
+/** Pause after an established connection broke (13: "about 20 ms"). */
+export const RECONNECT_AFTER_LOSS_MS = 20
+
+/** A write acknowledged by the peer may still be in its disk cache: the peer is told to flush this long after it. */
+export const PEER_FLUSH_INTERVAL_MS = 2000
+
+/** Changed bitmap blocks go to disk at most this often while a resync runs (metadata.md 8). */
+export const BITMAP_WRITEBACK_MS = 2000
+
+/** Resync data in flight without and with application I/O beside it. */
+export const RESYNC_WINDOW_BYTES = 8 * MIB
+export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
+/** How long after an application request the disk counts as busy. */
+export const RESYNC_BUSY_MS = 50
+/** Requests of one resync never cross this border (wire-protocol.md 8.3). */
+export const RESYNC_EXTENT_SECTORS = (16 * MIB) / 512
+
+/** How long the winner of a conflict leaves way for the write that it told to retry. */
+export const RETRY_OWED_MS = 1000
+
+/** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
+export const PEER_BYTES_MAX = 64 * MIB
+
+/** Smallest write of a promise: the ping after which a resync ends, a state request (no limit in DRBD; a dead link ends it). */
+export const FENCE_HANDLER_NAME = 'fence-peer'
+
+assert(REQUEST_BYTES_MAX <= PEER_BYTES_MAX, 'one write must fit into the receive bound')
+assert(RESYNC_WINDOW_BUSY_BYTES <= RESYNC_WINDOW_BYTES, 'a busy disk gets no larger window')

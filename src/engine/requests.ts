@@ -1,0 +1,234 @@
+// What is in progress on a volume. Every request that touches the disk or is in flight to the peer has an object here and,
+// while it is active, an entry in the volume's interval set; `mayStart` (volume-io.ts) says who waits for whom.
+
+import { unreachable } from '../base/assert.ts'
+import type { ClientErrorCode } from '../runtime/api.ts'
+import type { DiskError } from '../runtime/ports.ts'
+import type { ActivityLog, ActivityUser } from './activity.ts'
+import type { DiskOp } from './effects.ts'
+import type { ReceivedEpoch, SentEpoch } from './epochs.ts'
+import type { VolumeIo } from './volume-io.ts'
+
+/**
+ * | kind            | what it is                                                        | active from .. to                        |
+ * | local-read      | a client's read                                                   | start .. disk or peer's answer           |
+ * | local-write     | a client's write or zero request                                  | start .. complete on both hosts          |
+ * | peer-write      | a write received from the peer                                    | receipt .. acknowledged                  |
+ * | peer-read       | a read for the peer: P_DATA_REQUEST, resync and verify requests   | start .. answer queued on the data stream |
+ * | resync-request  | we are target: range asked for                                    | request sent .. resync write complete    |
+ */
+export type Request = LocalRead | LocalWrite | PeerWrite | PeerRead | ResyncRequest
+
+abstract class Base {
+  readonly sector: number
+  readonly sectors: number
+  active = false
+
+  constructor(sector: number, sectors: number) {
+    this.sector = sector
+    this.sectors = sectors
+  }
+}
+
+export class LocalRead extends Base implements DiskOp {
+  readonly kind = 'local-read'
+  readonly io: VolumeIo
+  readonly id: number
+  /** The peer's disk answers; the own disk is not touched. */
+  remote = false
+  cookie = 0
+
+  constructor(io: VolumeIo, id: number, sector: number, sectors: number) {
+    super(sector, sectors)
+    this.io = io
+    this.id = id
+  }
+
+  onDisk(error: DiskError | undefined, data: Uint8Array | undefined): void {
+    this.io.onLocalReadDone(this, error, data)
+  }
+}
+
+export class LocalWrite extends Base implements DiskOp, ActivityUser {
+  readonly kind = 'local-write'
+  readonly io: VolumeIo
+  readonly id: number
+  /** undefined: a zero request. */
+  readonly data: Uint8Array | undefined
+  readonly unmap: boolean
+  readonly fua: boolean
+  /** The block id by which the peer's acknowledgements name it; new at every (re)start. */
+  cookie = 0
+  startedAtMs = 0
+  epoch: SentEpoch | undefined
+  /** The log that holds references on its extents. */
+  activity: ActivityLog | undefined
+  /** The own disk is at work on it (with FUA: write, then flush). */
+  localPending = false
+  localFlushing = false
+  localError: ClientErrorCode | undefined
+  /** Sent with data, verdict of the peer outstanding. */
+  peerPending = false
+  /** The peer has it (or superseded it); false: its blocks are out of sync. */
+  onPeer = false
+  /** The peer cleared its bitmap bits, too (P_RS_WRITE_ACK). */
+  maySetInSync = false
+  /** The peer told us to send it again after its own overlapping write (P_RETRY_WRITE). */
+  postponed = false
+  /** The peer's disk could not take it (P_NEG_ACK). */
+  refused = false
+  /** Answered to the client. */
+  completed = false
+
+  constructor(
+    io: VolumeIo,
+    id: number,
+    sector: number,
+    sectors: number,
+    data: Uint8Array | undefined,
+    unmap: boolean,
+    fua: boolean,
+  ) {
+    super(sector, sectors)
+    this.io = io
+    this.id = id
+    this.data = data
+    this.unmap = unmap
+    this.fua = fua
+  }
+
+  onDisk(error: DiskError | undefined): void {
+    this.io.onLocalWriteDone(this, error)
+  }
+
+  onActivityGranted(): void {
+    this.activity = this.io.volume.activity
+    this.io.enqueueLocal(this)
+  }
+
+  onActivityFailed(error: DiskError): void {
+    this.io.failWrite(this, error)
+  }
+}
+
+export class PeerWrite extends Base implements DiskOp {
+  readonly kind = 'peer-write'
+  readonly io: VolumeIo
+  readonly blockIdHi: number
+  readonly blockIdLo: number
+  /** undefined: zero or discard. */
+  readonly data: Uint8Array | undefined
+  readonly unmap: boolean
+  readonly flags: number
+  readonly epoch: ReceivedEpoch
+  /** On its way to the own disk. */
+  submitted = false
+  flushing = false
+  /** Own postponed writes that overlap are sent again once this one is applied. */
+  restartOverlapping = false
+
+  constructor(
+    io: VolumeIo,
+    from: { sector: number; blockIdHi: number; blockIdLo: number; flags: number },
+    sizeBytes: number,
+    data: Uint8Array | undefined,
+    unmap: boolean,
+    epoch: ReceivedEpoch,
+  ) {
+    super(from.sector, sizeBytes / 512)
+    this.io = io
+    this.blockIdHi = from.blockIdHi
+    this.blockIdLo = from.blockIdLo
+    this.flags = from.flags
+    this.data = data
+    this.unmap = unmap
+    this.epoch = epoch
+  }
+
+  onDisk(error: DiskError | undefined): void {
+    this.io.peer.onPeerWriteDone(this, error)
+  }
+}
+
+export type PeerReadPurpose = 'data' | 'resync' | 'thin' | 'checksum' | 'verify'
+
+export class PeerRead extends Base implements DiskOp {
+  readonly kind = 'peer-read'
+  readonly io: VolumeIo
+  readonly purpose: PeerReadPurpose
+  readonly blockIdHi: number
+  readonly blockIdLo: number
+  readonly digest: Uint8Array | undefined
+  /** The connection by which it came; an answer over another one would mean nothing. */
+  readonly session: number
+
+  constructor(
+    io: VolumeIo,
+    purpose: PeerReadPurpose,
+    from: { sector: number; blockIdHi: number; blockIdLo: number; sizeBytes: number },
+    digest: Uint8Array | undefined,
+  ) {
+    super(from.sector, from.sizeBytes / 512)
+    this.io = io
+    this.purpose = purpose
+    this.blockIdHi = from.blockIdHi
+    this.blockIdLo = from.blockIdLo
+    this.digest = digest
+    this.session = io.volume.engine.connection.session
+  }
+
+  onDisk(error: DiskError | undefined, data: Uint8Array | undefined): void {
+    this.io.peer.onPeerReadDone(this, error, data)
+  }
+}
+
+export class ResyncRequest extends Base implements DiskOp {
+  readonly kind = 'resync-request'
+  readonly io: VolumeIo
+  /** The answer is here and waits for the disk, or is being written; `data` undefined: zeroes. */
+  answered = false
+  data: Uint8Array | undefined
+  writing = false
+
+  constructor(io: VolumeIo, sector: number, sectors: number) {
+    super(sector, sectors)
+    this.io = io
+  }
+
+  onDisk(error: DiskError | undefined): void {
+    this.io.resync.onResyncWriteDone(this, error)
+  }
+}
+
+/**
+ * Whether a request of kind `starting` has to wait while `present`, which overlaps it, is active. `starting` may be
+ * `resync-write`: an answered resync request that wants to write.
+ *
+ * The rule behind all: two overlapping operations of which one writes are never in the disk queue together, and a read
+ * waits for an overlapping write that is not complete everywhere (docs/architecture.md, "Reads").
+ */
+export function mustWait(starting: Request['kind'] | 'resync-write', present: Request, readRule: boolean): boolean {
+  switch (starting) {
+    case 'local-read':
+    case 'peer-read':
+      if (present.kind === 'local-write') return readRule || present.localPending
+      return present.kind === 'peer-write' || (present.kind === 'resync-request' && present.answered)
+    case 'local-write':
+      if (present.kind === 'local-read') return !present.remote
+      return true
+    case 'peer-write':
+      // Own writes in flight are the business of the order in force (order/).
+      if (present.kind === 'local-read') return !present.remote
+      if (present.kind === 'peer-read') return true
+      if (present.kind === 'resync-request') return present.writing
+      return present.kind === 'peer-write' && present.submitted
+    case 'resync-request':
+      return present.kind === 'local-write' || present.kind === 'resync-request'
+    case 'resync-write':
+      if (present.kind === 'local-read') return !present.remote
+      if (present.kind === 'resync-request') return false
+      return true
+    default:
+      return unreachable(starting)
+  }
+}

@@ -1,0 +1,419 @@
+// Bitmap exchange and resync of one volume (wire-protocol.md section 8).
+//
+//   source                                      target
+//   WFBitMapS  ── P_STATE, whole bitmap ──────▶ WFBitMapT: ORs it, writes it to disk
+//              ◀──────────── merged bitmap ──── WFSyncUUID
+//   SyncSource ── P_SYNC_UUID ────────────────▶ SyncTarget, Inconsistent
+//              ◀── P_RS_DATA_REQUEST / THIN ─── walks its set bits
+//              ── P_RS_DATA_REPLY / DEALLOC ──▶ writes, clears bits
+//              ◀────────────── P_RS_WRITE_ACK ─ (source clears its bits)
+//              ◀──── P_PING .. P_STATE ──────── last bit cleared: flush, metadata, UpToDate
+//
+// The merged bitmap is durable on the target before the first block is overwritten: the source clears its bits as blocks
+// are acknowledged, and if the target then loses power, only the target's own bitmap on disk knows what may be stale.
+
+import { blocksTouched } from '../meta/bitmap.ts'
+import type { DiskError } from '../runtime/ports.ts'
+import { BitmapReceiver, BitmapSender } from '../wire/drbd/bitmap-codec.ts'
+import {
+  C_PAUSED_SYNC_S,
+  C_PAUSED_SYNC_T,
+  C_SYNC_SOURCE,
+  C_SYNC_TARGET,
+  C_WF_BITMAP_S,
+  C_WF_BITMAP_T,
+  D_INCONSISTENT,
+} from '../wire/drbd/constants.ts'
+import type { PacketOf } from '../wire/drbd/packets.ts'
+import {
+  BITMAP_WRITEBACK_MS,
+  REQUEST_BYTES_MAX,
+  RESYNC_BUSY_MS,
+  RESYNC_EXTENT_SECTORS,
+  RESYNC_WINDOW_BUSY_BYTES,
+  RESYNC_WINDOW_BYTES,
+} from './limits.ts'
+import { mustWait, ResyncRequest } from './requests.ts'
+import type { VolumeIo } from './volume-io.ts'
+
+const SYNCER_HI = 0xffffffff
+const SYNCER_LO = 0xffffffff
+
+export class Resync {
+  readonly #io: VolumeIo
+  #receiver: BitmapReceiver | undefined
+  /** Next bit to ask for. */
+  #cursor = 0
+  /** Bits whose transfer failed in this run: the target cannot become UpToDate. */
+  #failedBits = 0
+  #inFlightBytes = 0
+  readonly #requests = new Set<ResyncRequest>()
+  /** Answered, waiting for the own disk to be free of what overlaps. */
+  #toWrite: ResyncRequest[] = []
+  #finishing = false
+  /** For the rate limit: bytes that may still be asked for, refilled with time. */
+  #creditBytes = 0
+  #creditAtMs = 0
+  totalBits = 0
+  sentBytes = 0
+  receivedBytes = 0
+  holeBytes = 0
+
+  constructor(io: VolumeIo) {
+    this.#io = io
+  }
+
+  get failedBits(): number {
+    return this.#failedBits
+  }
+
+  // ---- bitmap exchange ------------------------------------------------------------------------------------------------
+
+  /** Sends the whole bitmap in one go; writes that start later are sent as P_OUT_OF_SYNC. */
+  sendBitmap(): void {
+    const { volume } = this.#io
+    const { bitmap, engine } = volume
+    if (bitmap === undefined) return
+    const { connection } = engine
+    const useRle = engine.settings.useRle && connection.apv >= 90
+    const sender = new BitmapSender(bitmap, { useRle, apv: connection.apv })
+    for (let packet = sender.next(); packet !== undefined; packet = sender.next()) {
+      connection.sendData({ ...packet, volume: volume.number })
+    }
+  }
+
+  onBitmapPacket(packet: PacketOf<'P_BITMAP'> | PacketOf<'P_COMPRESSED_BITMAP'>): void {
+    const { volume } = this.#io
+    const { bitmap } = volume
+    if (bitmap === undefined) return
+    this.#receiver ??= new BitmapReceiver(bitmap.bits, { apv: volume.engine.connection.apv }, (from, to) => {
+      bitmap.set(from, to)
+    })
+    if (!this.#receiver.onPacket(packet)) return
+    this.#receiver = undefined
+    if (volume.state.conn === C_WF_BITMAP_T) this.#onSourceBitmap()
+    else if (volume.state.conn === C_WF_BITMAP_S) volume.onBitmapsExchanged()
+  }
+
+  #onSourceBitmap(): void {
+    const { volume } = this.#io
+    const session = volume.engine.connection.session
+    const { bitmap } = volume
+    if (bitmap === undefined) return
+    volume.store?.writeBitmap(bitmap, 'changed', (error) => {
+      if (error !== undefined || session !== volume.engine.connection.session || volume.state.conn !== C_WF_BITMAP_T)
+        return
+      this.sendBitmap()
+      volume.onTargetBitmapSent()
+    })
+  }
+
+  // ---- common ----------------------------------------------------------------------------------------------------------
+
+  start(): void {
+    const { volume } = this.#io
+    this.#cursor = 0
+    this.#failedBits = 0
+    this.#finishing = false
+    this.#creditBytes = 0
+    this.#creditAtMs = volume.engine.nowMs
+    this.totalBits = volume.bitmap?.count ?? 0
+    volume.engine.log(
+      'info',
+      `resync as ${volume.state.conn === C_SYNC_SOURCE ? 'source' : 'target'} begins: ${this.totalBits} blocks of 4 KiB differ`,
+      volume.number,
+    )
+    this.#armWriteback()
+    if (volume.state.conn === C_SYNC_TARGET) this.advance()
+  }
+
+  stop(): void {
+    const { volume } = this.#io
+    this.totalBits = 0
+    volume.engine.timers.clear(this.#timer('bitmap'))
+    volume.engine.timers.clear(this.#timer('rate'))
+  }
+
+  onPeerLost(): void {
+    this.#receiver = undefined
+    this.#finishing = false
+    this.stop()
+    for (const request of [...this.#requests]) {
+      if (!request.writing) this.#drop(request)
+      else {
+        // It stays in the disk queue, and in the way of others, but its completion means nothing any more.
+        this.#requests.delete(request)
+        this.#inFlightBytes -= request.sectors * 512
+      }
+    }
+    this.#toWrite = []
+  }
+
+  /** A block is the same on both sides now. */
+  clearInSync(fromBit: number, toBit: number): void {
+    const { volume } = this.#io
+    if ((volume.bitmap?.clear(fromBit, toBit) ?? 0) > 0) this.#checkFinished()
+  }
+
+  /** The source found the target's checksum equal. */
+  onPeerInSync(sector: number, sectors: number): void {
+    const [from, to] = blocksTouched(sector, sectors)
+    this.clearInSync(from, to)
+  }
+
+  // ---- target ----------------------------------------------------------------------------------------------------------
+
+  /** Asks for more as far as the window allows. */
+  advance(): void {
+    const { volume } = this.#io
+    const { bitmap } = volume
+    if (bitmap === undefined || volume.state.conn !== C_SYNC_TARGET) return
+    const window = this.#window()
+    while (this.#inFlightBytes < window) {
+      const from = bitmap.nextSet(this.#cursor)
+      if (from >= bitmap.bits) {
+        if (this.#cursor === 0 || this.#requests.size > 0) break
+        // Once more from the start: a request may have been cancelled, or a block marked behind the cursor.
+        this.#cursor = 0
+        if (bitmap.count <= this.#failedBits) break
+        continue
+      }
+      const to = this.#requestEnd(from)
+      if (!this.#takeCredit((to - from) * 4096)) break
+      this.#cursor = to
+      const sector = from * 8
+      const sectors = Math.min(to * 8, volume.sizeSectors) - sector
+      const request = new ResyncRequest(this.#io, sector, sectors)
+      this.#requests.add(request)
+      this.#inFlightBytes += sectors * 512
+      this.#io.enqueueLocal(request)
+    }
+    this.#checkFinished()
+  }
+
+  /** Merges adjacent set bits: up to 1 MiB, aligned to its size, inside 16 MiB (8.3). */
+  #requestEnd(from: number): number {
+    const { bitmap } = this.#io.volume
+    if (bitmap === undefined) return from
+    const run = bitmap.nextClear(from)
+    const extentEnd = (Math.floor((from * 8) / RESYNC_EXTENT_SECTORS) + 1) * (RESYNC_EXTENT_SECTORS / 8)
+    const limit = Math.min(run, extentEnd, from + REQUEST_BYTES_MAX / 4096)
+    let bits = 1
+    while (from % (bits * 2) === 0 && from + bits * 2 <= limit) bits *= 2
+    return from + bits
+  }
+
+  #window(): number {
+    const { volume } = this.#io
+    return volume.engine.nowMs - this.#io.lastRequestMs < RESYNC_BUSY_MS || this.#io.peer.pending.size > 0
+      ? RESYNC_WINDOW_BUSY_BYTES
+      : RESYNC_WINDOW_BYTES
+  }
+
+  /** The administrator's rate limit as a bucket that holds a tenth of a second. */
+  #takeCredit(bytes: number): boolean {
+    const { volume } = this.#io
+    const rate = volume.settings.resyncRateMaxKib * 1024
+    if (rate === 0) return true
+    const now = volume.engine.nowMs
+    this.#creditBytes = Math.min(
+      this.#creditBytes + ((now - this.#creditAtMs) * rate) / 1000,
+      Math.max(rate / 10, REQUEST_BYTES_MAX),
+    )
+    this.#creditAtMs = now
+    if (this.#creditBytes < bytes) {
+      const waitMs = Math.max(1, ((bytes - this.#creditBytes) * 1000) / rate)
+      volume.engine.timers.set(this.#timer('rate'), now + waitMs, () => this.advance())
+      return false
+    }
+    this.#creditBytes -= bytes
+    return true
+  }
+
+  sendRequest(request: ResyncRequest): void {
+    const { volume } = this.#io
+    const { connection } = volume.engine
+    connection.sendData({
+      type: connection.hasThinResync ? 'P_RS_THIN_REQ' : 'P_RS_DATA_REQUEST',
+      volume: volume.number,
+      sector: request.sector,
+      blockIdHi: SYNCER_HI,
+      blockIdLo: SYNCER_LO,
+      sizeBytes: request.sectors * 512,
+    })
+  }
+
+  /** Data, or zeroes (undefined), for a range that was asked for. False: nobody asked for it. */
+  onAnswer(sector: number, sizeBytes: number, data: Uint8Array | undefined): boolean {
+    const request = this.#find(sector, sizeBytes)
+    if (request === undefined) return false
+    request.answered = true
+    request.data = data
+    if (data === undefined) this.holeBytes += sizeBytes
+    else this.receivedBytes += sizeBytes
+    this.#io.volume.receivedBytes += data === undefined ? 0 : sizeBytes
+    this.#toWrite.push(request)
+    this.pumpWrites()
+    return true
+  }
+
+  onNegativeAnswer(sector: number, sizeBytes: number, failed: boolean): boolean {
+    const request = this.#find(sector, sizeBytes)
+    if (request === undefined) return false
+    if (failed) this.#failedBits += Math.ceil(request.sectors / 8)
+    this.#drop(request)
+    this.advance()
+    return true
+  }
+
+  onInSync(sector: number, sizeBytes: number): boolean {
+    const request = this.#find(sector, sizeBytes)
+    if (request === undefined) return false
+    const [from, to] = blocksTouched(request.sector, request.sectors)
+    this.#drop(request)
+    this.clearInSync(from, to)
+    this.advance()
+    return true
+  }
+
+  /** Writes answers that nothing at the disk overlaps. */
+  pumpWrites(): void {
+    if (this.#toWrite.length === 0) return
+    const waiting = this.#toWrite
+    this.#toWrite = []
+    for (const request of waiting) {
+      let blocked = false
+      this.#io.active.forEachOverlap(request.sector, request.sectors, (present) => {
+        if (present !== request && mustWait('resync-write', present, true)) blocked = true
+      })
+      if (blocked) this.#toWrite.push(request)
+      else this.#write(request)
+    }
+  }
+
+  onResyncWriteDone(request: ResyncRequest, error: DiskError | undefined): void {
+    const { volume } = this.#io
+    const { connection } = volume.engine
+    request.writing = false
+    const known = this.#requests.has(request)
+    if (known) this.#drop(request)
+    else this.#io.release(request)
+    if (!known || (volume.state.conn !== C_SYNC_TARGET && volume.state.conn !== C_PAUSED_SYNC_T)) return
+    if (error !== undefined) {
+      this.#failedBits += Math.ceil(request.sectors / 8)
+      connection.sendMeta(this.#resyncAck('P_NEG_ACK', request))
+      volume.onDataError(error, 'write')
+      return
+    }
+    connection.sendMeta(this.#resyncAck('P_RS_WRITE_ACK', request))
+    const [from, to] = blocksTouched(request.sector, request.sectors)
+    volume.bitmap?.clear(from, to)
+    this.advance()
+  }
+
+  #write(request: ResyncRequest): void {
+    const { volume } = this.#io
+    if (request.data === undefined && volume.isHole(request.sector, request.sectors)) {
+      request.writing = true
+      this.onResyncWriteDone(request, undefined)
+      return
+    }
+    request.writing = true
+    const offsetBytes = request.sector * 512
+    const { data } = request
+    request.data = undefined
+    if (data !== undefined)
+      volume.engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data, op: request })
+    else
+      volume.engine.emit({
+        type: 'disk.zero',
+        volume: volume.number,
+        offsetBytes,
+        lengthBytes: request.sectors * 512,
+        unmap: true,
+        op: request,
+      })
+  }
+
+  #resyncAck(
+    type: 'P_NEG_ACK' | 'P_RS_WRITE_ACK',
+    request: ResyncRequest,
+  ): PacketOf<'P_NEG_ACK'> | PacketOf<'P_RS_WRITE_ACK'> {
+    const { volume } = this.#io
+    return {
+      type,
+      volume: volume.number,
+      sector: request.sector,
+      blockIdHi: SYNCER_HI,
+      blockIdLo: SYNCER_LO,
+      sizeBytes: request.sectors * 512,
+      sequence: volume.nextSequence(),
+    }
+  }
+
+  #find(sector: number, sizeBytes: number): ResyncRequest | undefined {
+    for (const request of this.#requests) {
+      if (request.sector === sector && request.sectors * 512 === sizeBytes && request.active && !request.answered)
+        return request
+    }
+    return undefined
+  }
+
+  #drop(request: ResyncRequest): void {
+    if (!this.#requests.delete(request)) return
+    this.#inFlightBytes -= request.sectors * 512
+    this.#io.release(request)
+  }
+
+  /** Target: all bits are cleared, or only failed ones are left. */
+  #checkFinished(): void {
+    const { volume } = this.#io
+    const { bitmap, state } = volume
+    if (bitmap === undefined || this.#finishing || state.conn !== C_SYNC_TARGET || this.#requests.size > 0) return
+    if (bitmap.count > this.#failedBits) return
+    this.#finishing = true
+    const session = volume.engine.connection.session
+    // The ping carries all acknowledgements before it through the peer; the final P_STATE must not overtake them (8.6).
+    volume.engine.connection.pingThen(() => {
+      if (session !== volume.engine.connection.session || volume.state.conn !== C_SYNC_TARGET) return
+      this.#finishing = false
+      if (bitmap.count > this.#failedBits) {
+        this.advance()
+        return
+      }
+      volume.onResyncFinishedAsTarget(this.#failedBits)
+    })
+  }
+
+  // ---- source ----------------------------------------------------------------------------------------------------------
+
+  onTargetAck(sector: number, sizeBytes: number, written: boolean): void {
+    const { volume } = this.#io
+    if (!volume.inRange(sector, sizeBytes / 512) || sizeBytes === 0) return
+    const [from, to] = blocksTouched(sector, sizeBytes / 512)
+    if (written) volume.bitmap?.clear(from, to)
+    else this.#failedBits += to - from
+  }
+
+  // ---- bitmap on disk ----------------------------------------------------------------------------------------------------
+
+  /** Changed blocks go to disk lazily while a resync runs: after a crash less has to be done again. */
+  #armWriteback(): void {
+    const { volume } = this.#io
+    const { timers } = volume.engine
+    const again = (): void => {
+      const { conn } = volume.state
+      if (conn !== C_SYNC_SOURCE && conn !== C_SYNC_TARGET && conn !== C_PAUSED_SYNC_S && conn !== C_PAUSED_SYNC_T)
+        return
+      if (volume.bitmap !== undefined && volume.bitmap.dirtyBlocks > 0 && volume.state.disk >= D_INCONSISTENT) {
+        volume.store?.writeBitmap(volume.bitmap, 'changed')
+      }
+      timers.set(this.#timer('bitmap'), volume.engine.nowMs + BITMAP_WRITEBACK_MS, again)
+    }
+    timers.set(this.#timer('bitmap'), volume.engine.nowMs + BITMAP_WRITEBACK_MS, again)
+  }
+
+  #timer(name: string): string {
+    return `resync-${name}-${this.#io.volume.number}`
+  }
+}

@@ -1,0 +1,725 @@
+// The application's requests on one volume: reads, writes, zeroes, flushes. Who waits for whom is `mustWait` of
+// requests.ts; this file starts, tracks and answers.
+//
+// Life of a write: extents hot in the activity log -> waits for what overlaps -> disk and peer at once -> both done ->
+// answered. If the peer has no part in it, its blocks are out of sync before it starts, and it is answered only when the
+// metadata on disk says that this host went on alone (`Volume.mayCompleteAlone`).
+
+import { assert } from '../base/assert.ts'
+import { blocksCovered, blocksTouched } from '../meta/bitmap.ts'
+import type { ClientErrorCode } from '../runtime/api.ts'
+import type { DiskError } from '../runtime/ports.ts'
+import {
+  C_CONNECTED,
+  C_PAUSED_SYNC_T,
+  C_SYNC_SOURCE,
+  D_INCONSISTENT,
+  D_UPTODATE,
+  DP_DISCARD,
+  DP_FLUSH,
+  DP_FUA,
+  DP_MAY_SET_IN_SYNC,
+  DP_RW_SYNC,
+  DP_SEND_RECEIVE_ACK,
+  DP_SEND_WRITE_ACK,
+  DP_ZEROES,
+} from '../wire/drbd/constants.ts'
+import type { DiskOp } from './effects.ts'
+import { IntervalSet } from './intervals.ts'
+import { PeerIo } from './peer-io.ts'
+import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest } from './requests.ts'
+import { Resync } from './resync.ts'
+import type { Volume } from './volume.ts'
+
+/** A range that the winner of a conflict leaves free for the write it told to retry. */
+interface OwedRange {
+  readonly sector: number
+  readonly sectors: number
+}
+
+export class VolumeIo {
+  readonly volume: Volume
+  readonly peer: PeerIo
+  readonly resync: Resync
+  readonly active = new IntervalSet<Request>()
+  /** Sent to the peer and not yet answered, by block id; in the order in which they were sent. */
+  readonly inFlight = new Map<number, LocalWrite | LocalRead>()
+  readonly owed = new Set<OwedRange>()
+  /** Local requests that wait for what overlaps them, in order of arrival. */
+  #waiting: (LocalRead | LocalWrite | PeerRead | ResyncRequest)[] = []
+  /** Requests that wait until the volume takes I/O at all. */
+  #held: (LocalRead | LocalWrite | FlushRequest)[] = []
+  /** Complete here, not on the peer, and not yet allowed to be answered. */
+  #parked: (LocalWrite | FlushRequest)[] = []
+  /** Active writes that have to be sent (again) as soon as nothing is in their way. */
+  #restarts: LocalWrite[] = []
+  #nextCookie = 1
+  pumpNeeded = false
+  /** When the application last asked for something, for the resync that yields to it. */
+  lastRequestMs = Number.NEGATIVE_INFINITY
+  readonly flushes: Flushes
+  readRequests = 0
+  writeRequests = 0
+  superseded = 0
+  retried = 0
+
+  constructor(volume: Volume) {
+    this.volume = volume
+    this.peer = new PeerIo(this)
+    this.resync = new Resync(this)
+    this.flushes = new Flushes(this)
+  }
+
+  // ---- requests of clients -------------------------------------------------------------------------------------------
+
+  read(id: number, sector: number, sectors: number): void {
+    this.readRequests++
+    this.lastRequestMs = this.volume.engine.nowMs
+    const read = new LocalRead(this, id, sector, sectors)
+    if (this.volume.holdsReads) this.#held.push(read)
+    else this.enqueueLocal(read)
+  }
+
+  write(id: number, sector: number, sectors: number, data: Uint8Array | undefined, unmap: boolean, fua: boolean): void {
+    this.writeRequests++
+    this.lastRequestMs = this.volume.engine.nowMs
+    const write = new LocalWrite(this, id, sector, sectors, data, unmap, fua)
+    if (this.volume.holdsWrites) this.#held.push(write)
+    else this.#admit(write)
+  }
+
+  flush(id: number): void {
+    const flush = new FlushRequest(this, id)
+    if (this.volume.holdsReads) this.#held.push(flush)
+    else this.flushes.request(flush)
+  }
+
+  /** The volume's state changed: what was held may go on. */
+  releaseHeld(): void {
+    if (this.#held.length === 0) return
+    const held = this.#held
+    this.#held = []
+    for (const request of held) {
+      if (request instanceof FlushRequest) {
+        if (this.volume.holdsReads) this.#held.push(request)
+        else this.flushes.request(request)
+      } else if (request.kind === 'local-read') {
+        if (this.volume.holdsReads) this.#held.push(request)
+        else this.enqueueLocal(request)
+      } else if (this.volume.holdsWrites) this.#held.push(request)
+      else this.#admit(request)
+    }
+  }
+
+  /** Sends back every request that has not begun; used when the volume goes away. */
+  failHeld(code: ClientErrorCode, message: string): void {
+    for (const request of this.#held.splice(0)) this.volume.engine.clientDone(request.id, { code, message })
+    for (const request of this.#waiting.splice(0)) {
+      if (request.kind === 'local-read') this.volume.engine.clientDone(request.id, { code, message })
+      else if (request.kind === 'local-write') this.failWrite(request, { code: 'gone', message })
+    }
+  }
+
+  get quiet(): boolean {
+    return (
+      this.active.size === 0 &&
+      this.#held.length === 0 &&
+      this.#waiting.length === 0 &&
+      this.#parked.length === 0 &&
+      this.flushes.quiet
+    )
+  }
+
+  /** Whether own writes are in progress. */
+  get localWritesActive(): boolean {
+    return this.#parked.length > 0 || this.#restarts.length > 0 || this.inFlight.size > 0 || !this.quiet
+  }
+
+  #admit(write: LocalWrite): void {
+    const activity = this.volume.activity
+    if (activity === undefined || activity.acquire(write)) {
+      write.activity = activity
+      this.enqueueLocal(write)
+    }
+  }
+
+  // ---- waiting for what overlaps ---------------------------------------------------------------------------------------
+
+  enqueueLocal(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): void {
+    if (this.#waiting.length === 0 && !this.#blocked(request)) this.#start(request)
+    else if (this.#waiting.length > 0 && !this.#behind(request, this.#waiting.length) && !this.#blocked(request))
+      this.#start(request)
+    else this.#waiting.push(request)
+  }
+
+  release(request: Request): void {
+    if (!request.active) return
+    request.active = false
+    this.active.remove(request)
+    this.pumpNeeded = true
+  }
+
+  activate(request: Request): void {
+    assert(!request.active, 'a request is activated once')
+    request.active = true
+    this.active.insert(request)
+  }
+
+  /** Starts what waited for requests that have ended since. The peer's writes go first, then restarts, then the queue. */
+  pump(): void {
+    this.pumpNeeded = false
+    this.peer.pump()
+    for (const write of this.#restarts.splice(0)) {
+      if (this.volume.holdsWrites || this.#blocked(write)) this.#restarts.push(write)
+      else this.#startWrite(write)
+    }
+    if (this.#waiting.length === 0) return
+    const waiting = this.#waiting
+    const still: typeof waiting = []
+    this.#waiting = still
+    for (const request of waiting) {
+      if (this.#behind(request, still.length) || this.#blocked(request)) still.push(request)
+      else this.#start(request)
+    }
+  }
+
+  #blocked(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): boolean {
+    let blocked = false
+    const readRule = this.volume.engine.readRule
+    this.active.forEachOverlap(request.sector, request.sectors, (present) => {
+      if (present !== request && mustWait(request.kind, present, readRule)) blocked = true
+    })
+    if (!blocked && request.kind === 'local-write' && this.owed.size > 0) {
+      for (const range of this.owed) if (overlaps(range, request)) return true
+    }
+    return blocked
+  }
+
+  /** Fairness: whether an overlapping request that came earlier still waits, and one of the two writes. */
+  #behind(request: LocalRead | LocalWrite | PeerRead | ResyncRequest, earlierCount: number): boolean {
+    for (let i = 0; i < earlierCount; i++) {
+      const earlier = this.#waiting[i] as Request
+      if ((earlier.kind === 'local-write' || request.kind === 'local-write') && overlaps(earlier, request)) return true
+    }
+    return false
+  }
+
+  #start(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): void {
+    switch (request.kind) {
+      case 'local-read':
+        this.#startRead(request)
+        break
+      case 'local-write':
+        this.activate(request)
+        if (this.volume.holdsWrites) this.#restarts.push(request)
+        else this.#startWrite(request)
+        break
+      case 'peer-read':
+        this.activate(request)
+        this.peer.startRead(request)
+        break
+      case 'resync-request':
+        this.activate(request)
+        this.resync.sendRequest(request)
+        break
+    }
+  }
+
+  // ---- reads -----------------------------------------------------------------------------------------------------------
+
+  #startRead(read: LocalRead): void {
+    const volume = this.volume
+    if (volume.readsLocally(read.sector, read.sectors)) {
+      this.activate(read)
+      volume.engine.emit({
+        type: 'disk.read',
+        volume: volume.number,
+        offsetBytes: read.sector * 512,
+        lengthBytes: read.sectors * 512,
+        op: read,
+      })
+    } else if (volume.state.conn >= C_CONNECTED && volume.state.pdsk === D_UPTODATE) {
+      read.remote = true
+      read.cookie = this.#cookie()
+      this.activate(read)
+      this.inFlight.set(read.cookie, read)
+      volume.engine.connection.epochs.assign(undefined)
+      volume.engine.connection.sendData({
+        type: 'P_DATA_REQUEST',
+        volume: volume.number,
+        sector: read.sector,
+        blockIdHi: 0,
+        blockIdLo: read.cookie,
+        sizeBytes: read.sectors * 512,
+      })
+    } else if (volume.holdsReads) this.#held.push(read)
+    else
+      volume.engine.clientDone(read.id, {
+        code: 'io',
+        message: `volume ${volume.number}: no UpToDate data for this read, neither here nor on the peer`,
+      })
+  }
+
+  onLocalReadDone(read: LocalRead, error: DiskError | undefined, data: Uint8Array | undefined): void {
+    this.release(read)
+    if (error === undefined) {
+      this.volume.engine.clientDone(read.id, undefined, data)
+      return
+    }
+    this.volume.onDataError(error, 'read')
+    // The peer's copy may do.
+    this.#retryRead(read)
+  }
+
+  onDataReply(cookie: number, sector: number, payload: Uint8Array): boolean {
+    const read = this.inFlight.get(cookie)
+    if (
+      read === undefined ||
+      read.kind !== 'local-read' ||
+      read.sector !== sector ||
+      payload.length !== read.sectors * 512
+    )
+      return false
+    this.inFlight.delete(cookie)
+    this.release(read)
+    this.volume.engine.clientDone(read.id, undefined, payload)
+    return true
+  }
+
+  onNegativeReply(cookie: number, sector: number): boolean {
+    const read = this.inFlight.get(cookie)
+    if (read === undefined || read.kind !== 'local-read' || read.sector !== sector) return false
+    this.inFlight.delete(cookie)
+    this.release(read)
+    this.volume.engine.clientDone(read.id, { code: 'io', message: 'the peer could not read this range either' })
+    return true
+  }
+
+  #retryRead(read: LocalRead): void {
+    const again = new LocalRead(this, read.id, read.sector, read.sectors)
+    if (this.volume.holdsReads) this.#held.push(again)
+    else this.enqueueLocal(again)
+  }
+
+  // ---- writes ----------------------------------------------------------------------------------------------------------
+
+  /** Disk and peer, at once. The request is active and nothing that overlaps is in its way. */
+  #startWrite(write: LocalWrite): void {
+    const volume = this.volume
+    const engine = volume.engine
+    write.startedAtMs = engine.nowMs
+    write.postponed = false
+    write.onPeer = false
+    write.maySetInSync = false
+    write.localError = undefined
+    write.refused = false
+    const [fromBit, toBit] = blocksTouched(write.sector, write.sectors)
+    engine.connection.epochs.assign(write)
+    const onDisk = volume.state.disk >= D_INCONSISTENT
+    if (volume.replicates) this.#sendWrite(write, fromBit, toBit)
+    else {
+      volume.bitmap?.set(fromBit, toBit)
+      if (volume.sendsOutOfSync) {
+        engine.connection.sendData({
+          type: 'P_OUT_OF_SYNC',
+          volume: volume.number,
+          sector: write.sector,
+          sizeBytes: write.sectors * 512,
+        })
+      }
+    }
+    if (onDisk) {
+      write.localPending = true
+      const offsetBytes = write.sector * 512
+      if (write.data !== undefined)
+        engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data: write.data, op: write })
+      else
+        engine.emit({
+          type: 'disk.zero',
+          volume: volume.number,
+          offsetBytes,
+          lengthBytes: write.sectors * 512,
+          unmap: write.unmap,
+          op: write,
+        })
+    } else if (!write.peerPending && !write.onPeer) {
+      write.localError = 'io'
+      this.#maybeComplete(write)
+    }
+  }
+
+  #sendWrite(write: LocalWrite, fromBit: number, toBit: number): void {
+    const volume = this.volume
+    const connection = volume.engine.connection
+    const protocol = volume.engine.settings.protocol
+    const resyncing = volume.state.conn >= C_SYNC_SOURCE && volume.state.conn <= C_PAUSED_SYNC_T
+    let flags = DP_RW_SYNC
+    if (resyncing) flags |= DP_MAY_SET_IN_SYNC
+    if (write.fua) flags |= DP_FUA
+    if (protocol === 'C' || resyncing) flags |= DP_SEND_WRITE_ACK
+    if (protocol === 'B') flags |= DP_SEND_RECEIVE_ACK
+    write.cookie = this.#cookie()
+    const common = {
+      volume: volume.number,
+      sector: write.sector,
+      blockIdHi: 0,
+      blockIdLo: write.cookie,
+      sequence: volume.nextSequence(),
+    }
+    if (write.data !== undefined) {
+      connection.sendData({
+        type: 'P_DATA',
+        ...common,
+        flags,
+        digest: connection.integrityDigest(write.data),
+        payload: write.data,
+      })
+    } else if (connection.hasZeroes) {
+      const zeroFlags = flags | DP_ZEROES | (write.unmap ? DP_DISCARD : 0)
+      connection.sendData({ type: 'P_ZEROES', ...common, flags: zeroFlags, sizeBytes: write.sectors * 512 })
+    } else {
+      // Without FF_WZEROES a P_TRIM has to read back as zeroes, which is what is wanted (3.5).
+      connection.sendData({ type: 'P_TRIM', ...common, flags: flags | DP_DISCARD, sizeBytes: write.sectors * 512 })
+    }
+    if (write.epoch !== undefined) connection.epochs.sent(write.epoch)
+    volume.stability?.mark(fromBit, toBit)
+    volume.sentBytes += write.sectors * 512
+    volume.armPeerFlush()
+    if (protocol === 'A' && !resyncing) write.onPeer = true
+    else {
+      write.peerPending = true
+      this.inFlight.set(write.cookie, write)
+    }
+  }
+
+  onLocalWriteDone(write: LocalWrite, error: DiskError | undefined): void {
+    if (error === undefined && write.fua && !write.localFlushing) {
+      write.localFlushing = true
+      this.volume.engine.emit({ type: 'disk.flush', volume: this.volume.number, op: write })
+      return
+    }
+    write.localFlushing = false
+    write.localPending = false
+    if (error !== undefined) {
+      write.localError = error.code === 'no-space' ? 'no-space' : 'io'
+      const [from, to] = blocksTouched(write.sector, write.sectors)
+      this.volume.bitmap?.set(from, to)
+      this.volume.onDataError(error, 'write')
+    }
+    this.pumpNeeded = true
+    this.#maybeComplete(write)
+  }
+
+  /** The peer's verdict on a write of ours. False: no such write, the peer is confused. */
+  onWriteAck(
+    kind: 'recv' | 'written' | 'written-in-sync' | 'superseded' | 'retry',
+    cookie: number,
+    sector: number,
+  ): boolean {
+    const write = this.inFlight.get(cookie)
+    if (write === undefined) return this.flushes.onAck(cookie)
+    if (write.kind !== 'local-write' || write.sector !== sector) return false
+    this.pumpNeeded = true
+    if (kind === 'retry') {
+      write.postponed = true
+      write.peerPending = false
+      if (write.epoch !== undefined) write.epoch.withdrawn++
+      this.inFlight.delete(cookie)
+      this.retried++
+      return true
+    }
+    if (kind === 'superseded') {
+      if (write.epoch !== undefined) write.epoch.withdrawn++
+      this.superseded++
+    }
+    this.inFlight.delete(cookie)
+    write.peerPending = false
+    write.onPeer = true
+    write.maySetInSync = kind === 'written-in-sync'
+    this.#maybeComplete(write)
+    return true
+  }
+
+  /** The peer could not write it: the range is out of sync, the write succeeds if it did here. */
+  onNegativeAck(cookie: number, sector: number, sizeBytes: number): void {
+    const write = this.inFlight.get(cookie)
+    if (write === undefined || write.kind !== 'local-write' || write.sector !== sector) {
+      if (sizeBytes > 0 && sizeBytes % 512 === 0 && this.volume.inRange(sector, sizeBytes / 512)) {
+        const [from, to] = blocksTouched(sector, sizeBytes / 512)
+        this.volume.bitmap?.set(from, to)
+      }
+      return
+    }
+    this.inFlight.delete(cookie)
+    const [from, to] = blocksTouched(write.sector, write.sectors)
+    this.volume.bitmap?.set(from, to)
+    write.peerPending = false
+    write.onPeer = false
+    write.refused = true
+    this.pumpNeeded = true
+    this.#maybeComplete(write)
+  }
+
+  /** An overlapping write of the peer was applied: postponed writes under it go out again. */
+  restartPostponed(sector: number, sectors: number): void {
+    this.active.forEachOverlap(sector, sectors, (request) => {
+      if (request.kind === 'local-write' && request.postponed && !request.localPending) {
+        request.postponed = false
+        this.#restarts.push(request)
+        this.pumpNeeded = true
+      }
+    })
+  }
+
+  failWrite(write: LocalWrite, error: DiskError): void {
+    this.#releaseActivity(write)
+    this.release(write)
+    this.volume.engine.clientDone(write.id, {
+      code: error.code === 'no-space' ? 'no-space' : 'io',
+      message: error.message,
+    })
+  }
+
+  #maybeComplete(write: LocalWrite): void {
+    if (write.localPending || write.peerPending || write.postponed || write.completed) return
+    if (write.localError !== undefined && !write.onPeer) {
+      write.completed = true
+      this.failWrite(write, {
+        code: write.localError === 'no-space' ? 'no-space' : 'io',
+        message: `volume ${this.volume.number}: write failed on the own disk and is not on the peer`,
+      })
+      return
+    }
+    if (!write.onPeer && !this.volume.mayCompleteAlone) {
+      this.#completeLater(write)
+      return
+    }
+    write.completed = true
+    if (write.maySetInSync && write.localError === undefined) {
+      const [from, to] = blocksCovered(write.sector, write.sectors, this.volume.sizeSectors)
+      if (from < to) this.resync.clearInSync(from, to)
+    }
+    this.#releaseActivity(write)
+    this.release(write)
+    this.volume.engine.connection.epochs.onCompletion(write.epoch)
+    this.volume.engine.clientDone(write.id, undefined)
+  }
+
+  /** Done here and not on the peer, and this host may not go on alone (yet). */
+  #completeLater(write: LocalWrite): void {
+    const volume = this.volume
+    if (!volume.dataAccessible) {
+      write.completed = true
+      this.failWrite(write, { code: 'io', message: `volume ${volume.number}: the peer with the UpToDate data is lost` })
+    } else if (volume.replicates && !write.refused) {
+      this.#restarts.push(write)
+      this.pumpNeeded = true
+    } else this.#parked.push(write)
+  }
+
+  #releaseActivity(write: LocalWrite): void {
+    const { activity } = write
+    write.activity = undefined
+    activity?.release(write)
+  }
+
+  // ---- loss and return of the peer -----------------------------------------------------------------------------------------
+
+  /** The link is gone. What the peer has not acknowledged counts as not on the peer; its blocks are out of sync already. */
+  onPeerLost(): void {
+    this.owed.clear()
+    this.pumpNeeded = true
+    this.peer.onPeerLost()
+    this.resync.onPeerLost()
+    this.#waiting = this.#waiting.filter((request) => request.kind === 'local-read' || request.kind === 'local-write')
+    const lost = [...this.inFlight.values()]
+    this.inFlight.clear()
+    for (const request of lost) {
+      if (request.kind === 'local-read') {
+        this.release(request)
+        this.#retryRead(request)
+      } else {
+        request.peerPending = false
+        request.onPeer = false
+        this.#maybeComplete(request)
+      }
+    }
+    // Postponed writes have nobody left to wait for.
+    this.active.forEachOverlap(0, this.volume.sizeSectors, (request) => {
+      if (request.kind === 'local-write' && request.postponed) {
+        request.postponed = false
+        this.#maybeComplete(request)
+      }
+    })
+    this.flushes.onPeerLost()
+  }
+
+  /** This host may go on alone now (fenced, or the metadata is written): what was parked is complete. */
+  completeParked(): void {
+    const parked = this.#parked
+    this.#parked = []
+    for (const request of parked) {
+      if (request instanceof FlushRequest) this.flushes.complete(request)
+      else this.#maybeComplete(request)
+    }
+  }
+
+  /** The peer came back before this host went on alone: parked writes are sent again, as new ones. */
+  restartParked(): void {
+    const parked = this.#parked
+    this.#parked = []
+    for (const request of parked) {
+      if (request instanceof FlushRequest) this.flushes.request(request)
+      else this.#restarts.push(request)
+    }
+    if (parked.length > 0) this.pumpNeeded = true
+  }
+
+  park(flush: FlushRequest): void {
+    this.#parked.push(flush)
+  }
+
+  /** Start of the oldest request that the peer has not answered, or infinity. */
+  get oldestUnansweredMs(): number {
+    for (const request of this.inFlight.values()) if (request.kind === 'local-write') return request.startedAtMs
+    return this.flushes.sentAtMs
+  }
+
+  #cookie(): number {
+    const cookie = this.#nextCookie
+    this.#nextCookie = cookie >= 0xfffffffe ? 1 : cookie + 1
+    return cookie
+  }
+
+  newCookie(): number {
+    return this.#cookie()
+  }
+}
+
+/** A client's flush, or one of our own (id -1) that makes the peer's copies stable. */
+export class FlushRequest {
+  readonly kind = 'flush'
+  readonly id: number
+  readonly io: VolumeIo
+
+  constructor(io: VolumeIo, id: number) {
+    this.io = io
+    this.id = id
+  }
+}
+
+/**
+ * Flushes of one volume: the own disk's fdatasync and an empty P_DATA with DP_FLUSH to the peer (docs/decisions/002), one
+ * round at a time; requests that come during a round are served together by the next one.
+ */
+export class Flushes implements DiskOp {
+  readonly #io: VolumeIo
+  #next: FlushRequest[] = []
+  #running: FlushRequest[] = []
+  #roundRunning = false
+  #localPending = false
+  #peerCookie = 0
+  #onPeer = false
+  #failed = false
+  sentAtMs = Number.POSITIVE_INFINITY
+
+  constructor(io: VolumeIo) {
+    this.#io = io
+  }
+
+  get quiet(): boolean {
+    return !this.#roundRunning && this.#next.length === 0
+  }
+
+  request(flush: FlushRequest): void {
+    this.#next.push(flush)
+    if (!this.#roundRunning) this.#startRound()
+  }
+
+  /** A round without a client, so that the peer's copies become stable. */
+  requestOwn(): void {
+    if (this.#next.length === 0) this.request(new FlushRequest(this.#io, -1))
+  }
+
+  onDisk(error: DiskError | undefined): void {
+    this.#localPending = false
+    if (error !== undefined) {
+      this.#failed = true
+      this.#io.volume.onDataError(error, 'flush')
+    }
+    this.#finishRound()
+  }
+
+  onAck(cookie: number): boolean {
+    if (cookie === 0 || cookie !== this.#peerCookie) return false
+    this.#peerCookie = 0
+    this.sentAtMs = Number.POSITIVE_INFINITY
+    this.#onPeer = true
+    this.#io.volume.stability?.flushDone()
+    this.#io.volume.activity?.onStable()
+    this.#finishRound()
+    return true
+  }
+
+  onPeerLost(): void {
+    if (this.#peerCookie === 0) return
+    this.#peerCookie = 0
+    this.sentAtMs = Number.POSITIVE_INFINITY
+    this.#finishRound()
+  }
+
+  complete(flush: FlushRequest): void {
+    if (flush.id >= 0) this.#io.volume.engine.clientDone(flush.id, undefined)
+  }
+
+  #startRound(): void {
+    const volume = this.#io.volume
+    const { engine } = volume
+    this.#roundRunning = true
+    this.#running = this.#next
+    this.#next = []
+    this.#failed = false
+    this.#onPeer = false
+    if (volume.replicates) {
+      this.#peerCookie = this.#io.newCookie()
+      this.sentAtMs = engine.nowMs
+      const epoch = engine.connection.epochs.assign(undefined)
+      engine.connection.sendData({
+        type: 'P_DATA',
+        volume: volume.number,
+        sector: 0,
+        blockIdHi: 0,
+        blockIdLo: this.#peerCookie,
+        sequence: volume.nextSequence(),
+        flags: DP_FLUSH | DP_RW_SYNC | DP_SEND_WRITE_ACK,
+        digest: engine.connection.integrityDigest(EMPTY),
+        payload: EMPTY,
+      })
+      engine.connection.epochs.sent(epoch)
+      volume.stability?.flushSent()
+    }
+    this.#localPending = volume.state.disk >= D_INCONSISTENT
+    if (this.#localPending) engine.emit({ type: 'disk.flush', volume: volume.number, op: this })
+    else this.#finishRound()
+  }
+
+  #finishRound(): void {
+    if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return
+    const running = this.#running
+    this.#running = []
+    this.#roundRunning = false
+    for (const flush of running) {
+      if (flush.id < 0) continue
+      if (this.#failed && !this.#onPeer)
+        this.#io.volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk' })
+      else if (!this.#onPeer && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)
+      else this.complete(flush)
+    }
+    if (this.#next.length > 0) this.#startRound()
+  }
+}
+
+const EMPTY = new Uint8Array(0)
+
+const overlaps = (a: { sector: number; sectors: number }, b: { sector: number; sectors: number }): boolean =>
+  a.sector < b.sector + b.sectors && b.sector < a.sector + a.sectors

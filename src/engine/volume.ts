@@ -1,0 +1,857 @@
+// One volume of a resource: its state word, its metadata in memory, and what follows from a change of state.
+//
+// The state changes only through `change`: it sanitises the wanted state (state-rules.ts), stores it and carries out the
+// consequences in one fixed order. Conditions that other files ask for (`replicates`, `holdsWrites`, ...) are derived from
+// the state and never stored.
+
+import { assert } from '../base/assert.ts'
+import type { AppError } from '../base/errors.ts'
+import { alExtentsClamped } from '../meta/activity-log.ts'
+import { Bitmap, blocksTouched } from '../meta/bitmap.ts'
+import {
+  diskStateFromFlags,
+  MD_MAGIC_UNCLEAN,
+  MDF_AL_CLEAN,
+  MDF_CONNECTED_IND,
+  MDF_CONSISTENT,
+  MDF_CRASHED_PRIMARY,
+  MDF_FULL_SYNC,
+  MDF_PEER_OUTDATED,
+  MDF_PRIMARY_IND,
+  MDF_WAS_UPTODATE,
+  type Superblock,
+} from '../meta/superblock.ts'
+import { newCurrent, sameGeneration, setAndRotateBitmap, type Uuids, withPrimaryBit } from '../meta/uuids.ts'
+import type { VolumeSettings, VolumeStatus } from '../runtime/api.ts'
+import type { DiskError } from '../runtime/ports.ts'
+import {
+  C_AHEAD,
+  C_CONNECTED,
+  C_PAUSED_SYNC_S,
+  C_PAUSED_SYNC_T,
+  C_STANDALONE,
+  C_STARTING_SYNC_T,
+  C_SYNC_SOURCE,
+  C_SYNC_TARGET,
+  C_WF_BITMAP_S,
+  C_WF_BITMAP_T,
+  C_WF_SYNC_UUID,
+  connectionStateName,
+  D_ATTACHING,
+  D_CONSISTENT,
+  D_DISKLESS,
+  D_FAILED,
+  D_INCONSISTENT,
+  D_NEGOTIATING,
+  D_OUTDATED,
+  D_UNKNOWN,
+  D_UPTODATE,
+  diskStateName,
+  R_PRIMARY,
+  R_SECONDARY,
+  R_UNKNOWN,
+  UUID_JUST_CREATED,
+} from '../wire/drbd/constants.ts'
+import type { StateWord } from '../wire/drbd/state-word.ts'
+import { type ActivityHost, ActivityLog } from './activity.ts'
+import type { Effect } from './effects.ts'
+import type { Engine } from './engine.ts'
+import type { OpenedDevices } from './events.ts'
+import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
+import { PEER_FLUSH_INTERVAL_MS } from './limits.ts'
+import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
+import { Negotiation } from './negotiation.ts'
+import { Stability } from './stability.ts'
+import { sanitize } from './state-rules.ts'
+import { VolumeIo } from './volume-io.ts'
+
+const NO_UUIDS: Uuids = { current: 0n, bitmap: 0n, history1: 0n, history2: 0n }
+const DISK_OF_NAME = new Map([
+  ['Inconsistent', D_INCONSISTENT],
+  ['Outdated', D_OUTDATED],
+  ['Consistent', D_CONSISTENT],
+  ['UpToDate', D_UPTODATE],
+])
+
+export class Volume implements MetadataHost, ActivityHost {
+  readonly engine: Engine
+  readonly settings: VolumeSettings
+  readonly number: number
+  readonly io: VolumeIo
+  readonly negotiation: Negotiation
+  state: StateWord = {
+    role: R_SECONDARY,
+    peer: R_UNKNOWN,
+    conn: C_STANDALONE,
+    disk: D_DISKLESS,
+    pdsk: D_UNKNOWN,
+    susp: false,
+    aftrIsp: false,
+    peerIsp: false,
+    userIsp: false,
+    suspNod: false,
+    suspFen: false,
+  }
+  uuids: Uuids = NO_UUIDS
+  /** Current size in sectors as agreed with the peer; 0 while unknown. */
+  sizeSectors = 0
+  /** What the own backing disk could offer, in sectors; 0 = diskless. */
+  usableSectors = 0
+  crashedPrimary = false
+  /** The data device is known to be all zero: nothing was ever written to it. */
+  allZero = false
+  /** Disk state found at attach, in force once the state of a connected peer is known. */
+  attachDisk = D_DISKLESS
+  #metadata: AttachedMetadata | undefined
+  #devices: OpenedDevices | undefined
+  #bitmap: Bitmap | undefined
+  stability: Stability | undefined
+  activity: ActivityLog | undefined
+  #store: MetadataStore | undefined
+  #written: { flags: number; uuids: Uuids; sizeSectors: number } | undefined
+  #fullSync = false
+  /** A new generation is due as soon as I/O is no longer suspended. */
+  #newUuidPending = false
+  /** Superblock writes that new writes and lone completions wait for. */
+  #gates = 0
+  #sequence = 0
+  #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
+  sentBytes = 0
+  receivedBytes = 0
+  activityLogWrites = 0
+  bitmapWrites = 0
+
+  constructor(engine: Engine, settings: VolumeSettings) {
+    this.engine = engine
+    this.settings = settings
+    this.number = settings.volume
+    this.io = new VolumeIo(this)
+    this.negotiation = new Negotiation(this)
+  }
+
+  // ---- conditions ------------------------------------------------------------------------------------------------------
+
+  /** Out-of-sync bits; undefined while no disk is attached. */
+  get bitmap(): Bitmap | undefined {
+    return this.#bitmap
+  }
+
+  get store(): MetadataStore | undefined {
+    return this.#store
+  }
+
+  /** Bitmap and store of an attached disk. */
+  get attached(): { readonly bitmap: Bitmap; readonly store: MetadataStore } {
+    assert(this.#bitmap !== undefined && this.#store !== undefined, 'a disk is attached')
+    return { bitmap: this.#bitmap, store: this.#store }
+  }
+
+  get suspended(): boolean {
+    return this.state.susp || this.state.suspNod || this.state.suspFen
+  }
+
+  /** Writes go to the peer with their data (wire-protocol.md 6.1). */
+  get replicates(): boolean {
+    const { conn, pdsk } = this.state
+    if (conn < C_CONNECTED) return false
+    return pdsk === D_UPTODATE || (pdsk >= D_INCONSISTENT && conn >= C_WF_BITMAP_T && conn < C_AHEAD)
+  }
+
+  /** The peer is told of writes that it does not get. */
+  get sendsOutOfSync(): boolean {
+    return this.state.conn === C_AHEAD || this.state.conn === C_WF_BITMAP_S
+  }
+
+  get holdsReads(): boolean {
+    return this.suspended || this.#gates > 0 || this.state.disk === D_ATTACHING || this.state.disk === D_NEGOTIATING
+  }
+
+  get holdsWrites(): boolean {
+    const { conn } = this.state
+    return this.holdsReads || conn === C_WF_BITMAP_T || conn === C_WF_SYNC_UUID || conn === C_STARTING_SYNC_T
+  }
+
+  /**
+   * Whether a write that the peer does not have may be answered: this host's metadata says, durably, that it went on
+   * alone, so a later handshake cannot take the peer's data for equal or newer.
+   */
+  get mayCompleteAlone(): boolean {
+    if (this.suspended || this.#gates > 0 || this.#newUuidPending) return false
+    if (this.state.disk !== D_UPTODATE) return false
+    return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT
+  }
+
+  get dataAccessible(): boolean {
+    return (
+      this.suspended ||
+      this.state.disk === D_UPTODATE ||
+      this.state.pdsk === D_UPTODATE ||
+      this.state.conn > C_CONNECTED
+    )
+  }
+
+  /** Both disks UpToDate and no block out of sync. */
+  get allInSync(): boolean {
+    return this.state.disk === D_UPTODATE && this.state.pdsk === D_UPTODATE && this.#bitmap?.count === 0
+  }
+
+  readsLocally(sector: number, sectors: number): boolean {
+    const { disk, conn } = this.state
+    if (disk === D_UPTODATE) return true
+    if (disk !== D_INCONSISTENT || (conn !== C_SYNC_TARGET && conn !== C_PAUSED_SYNC_T)) return false
+    const [from, to] = blocksTouched(sector, sectors)
+    return this.#bitmap !== undefined && !this.#bitmap.anySet(from, to)
+  }
+
+  inRange(sector: number, sectors: number): boolean {
+    return sector >= 0 && sectors >= 0 && sector + sectors <= this.sizeSectors
+  }
+
+  isHole(sector: number, sectors: number): boolean {
+    return this.#devices?.isHole(sector * 512, sectors * 512) ?? false
+  }
+
+  get volumeNumber(): number {
+    return this.number
+  }
+
+  get writeGeneration(): number {
+    return this.stability?.writeGeneration ?? 0
+  }
+
+  get stableGeneration(): number {
+    return this.stability?.stableGeneration ?? Number.POSITIVE_INFINITY
+  }
+
+  wantStable(): void {
+    if (this.replicates) this.io.flushes.requestOwn()
+  }
+
+  onLogWritten(): void {
+    this.activityLogWrites++
+  }
+
+  bitmapWritten(blocks: number): void {
+    this.bitmapWrites += blocks
+  }
+
+  emit(effect: Effect): void {
+    this.engine.emit(effect)
+  }
+
+  /** Numbers per volume and direction, shared by both streams (wire-protocol.md 3.4). */
+  nextSequence(): number {
+    this.#sequence = (this.#sequence + 1) >>> 0
+    return this.#sequence
+  }
+
+  resetSequence(): void {
+    this.#sequence = 0
+  }
+
+  /** A while after a replicated write the peer is asked to flush, so that little is out of sync if it is lost later. */
+  armPeerFlush(): void {
+    const name = `peer-flush-${this.number}`
+    if (this.engine.timers.has(name)) return
+    this.engine.timers.set(name, this.engine.nowMs + PEER_FLUSH_INTERVAL_MS, () => {
+      if (this.replicates && this.stability?.anyMarked === true) this.io.flushes.requestOwn()
+    })
+  }
+
+  // ---- attach and detach -------------------------------------------------------------------------------------------------
+
+  attach(done: (error: AppError | Error | undefined) => void): void {
+    this.#finishedAttach = done
+    this.change({ disk: D_ATTACHING }, 'attach')
+    this.emit({ type: 'devices.open', volume: this.number })
+  }
+
+  onDevicesOpened(devices: OpenedDevices): void {
+    this.#devices = devices
+    const emit = (effect: Effect): void => this.engine.emit(effect)
+    const reader = new MetadataReader(this.number, devices, emit, (error, metadata) => {
+      if (error !== undefined || metadata === undefined) this.#abortAttach(error ?? new Error('no metadata'))
+      else this.#onMetadata(metadata, devices)
+    })
+    try {
+      reader.start()
+    } catch (cause) {
+      this.#abortAttach(cause as Error)
+    }
+  }
+
+  onDevicesFailed(error: Error): void {
+    this.#finishAttach(error)
+    this.change({ disk: D_DISKLESS }, 'attach failed')
+  }
+
+  #abortAttach(error: Error): void {
+    this.#devices = undefined
+    this.emit({ type: 'devices.close', volume: this.number })
+    this.onDevicesFailed(error)
+  }
+
+  #finishAttach(error: Error | undefined): void {
+    const done = this.#finishedAttach
+    this.#finishedAttach = undefined
+    done?.(error)
+  }
+
+  #onMetadata(metadata: AttachedMetadata, devices: OpenedDevices): void {
+    const { superblock } = metadata
+    this.#metadata = metadata
+    const cap = this.settings.sizeSectors
+    this.usableSectors = cap > 0 ? Math.min(cap, metadata.usableSectors) : metadata.usableSectors
+    const sectors =
+      superblock.laSizeSectors > 0 ? Math.min(superblock.laSizeSectors, metadata.usableSectors) : this.usableSectors
+    this.uuids = {
+      current: superblock.current,
+      bitmap: superblock.bitmap,
+      history1: superblock.history1,
+      history2: superblock.history2,
+    }
+    this.crashedPrimary = (superblock.flags & (MDF_PRIMARY_IND | MDF_CRASHED_PRIMARY)) !== 0
+    this.#fullSync = (superblock.flags & MDF_FULL_SYNC) !== 0
+    this.allZero = superblock.current === UUID_JUST_CREATED && devices.isHole(0, sectors * 512)
+    this.sizeSectors = sectors
+    this.#bitmap = bitmapOf(metadata, sectors)
+    if (this.#fullSync) this.#bitmap.setAll()
+    this.stability = new Stability(this.#bitmap.bits)
+    this.#store = new MetadataStore(this, metadata.layout, metadata.geometry, devices.metaIndex !== 'internal')
+    this.activity = new ActivityLog(this, alExtentsClamped(this.settings.alExtents, metadata.geometry))
+    if (metadata.hotExtents.length > 0) {
+      this.engine.log(
+        'info',
+        `activity log of a crashed Primary: ${metadata.hotExtents.length} extents marked out of sync, ${this.#bitmap.count} blocks in all`,
+        this.number,
+      )
+    }
+    const name = diskStateFromFlags(superblock.flags)
+    this.attachDisk = DISK_OF_NAME.get(name) ?? D_INCONSISTENT
+    if (this.attachDisk === D_CONSISTENT && this.engine.settings.fencing === 'dont-care') this.attachDisk = D_UPTODATE
+    const written = (error: DiskError | undefined): void => {
+      if (error === undefined) this.#onAttachWritten(superblock)
+    }
+    if (superblock.laSizeSectors !== sectors || this.#fullSync) {
+      // First attach: the size and a full bitmap have to be on disk before the log is used (metadata.md 10.2).
+      this.#store.writeBitmap(this.#bitmap, 'all')
+      this.#fullSync = false
+    }
+    this.#store.writeSuperblock(written)
+    this.engine.statusChanged()
+  }
+
+  #onAttachWritten(superblock: Superblock): void {
+    const peerOutdated = (superblock.flags & MDF_PEER_OUTDATED) !== 0
+    if (this.state.conn >= C_CONNECTED) {
+      this.change({ disk: D_NEGOTIATING }, 'attached')
+      this.negotiation.announceAttach()
+    } else this.change({ disk: this.attachDisk, ...(peerOutdated ? { pdsk: D_OUTDATED } : {}) }, 'attached')
+    this.#finishAttach(undefined)
+  }
+
+  /** Gives the disk up. What is at the disk completes into the void. */
+  detach(reason: string): void {
+    if (this.state.disk === D_DISKLESS) return
+    this.change({ disk: D_FAILED }, reason)
+    this.change({ disk: D_DISKLESS }, reason)
+    this.#store?.close()
+    const waiting = this.activity?.close() ?? []
+    this.activity = undefined
+    this.#store = undefined
+    this.#bitmap = undefined
+    this.stability = undefined
+    this.#devices = undefined
+    this.#written = undefined
+    this.usableSectors = 0
+    this.#gates = 0
+    this.emit({ type: 'devices.close', volume: this.number })
+    for (const user of waiting) user.onActivityGranted()
+  }
+
+  /** A clean end: bitmap and superblock are durable before the devices are closed. */
+  closeDisk(done: () => void): void {
+    if (this.#store === undefined || this.#bitmap === undefined) {
+      done()
+      return
+    }
+    this.#store.writeBitmap(this.#bitmap, 'changed')
+    this.#store.writeSuperblock(() => {
+      this.detach('down')
+      done()
+    })
+  }
+
+  onDataError(error: DiskError, what: 'read' | 'write' | 'flush'): void {
+    if (this.state.disk <= D_FAILED) return
+    this.engine.log('error', `${what} failed on the own disk (${error.code}: ${error.message})`, this.number)
+    if (this.settings.onIoError === 'pass_on' && this.state.disk > D_INCONSISTENT && what !== 'read') {
+      this.change({ disk: D_INCONSISTENT }, 'I/O error')
+    } else if (this.settings.onIoError !== 'pass_on') this.detach('I/O error')
+  }
+
+  onMetadataError(error: DiskError): void {
+    if (this.state.disk <= D_FAILED) return
+    this.engine.log(
+      'error',
+      `metadata write failed (${error.code}: ${error.message}); the disk is given up`,
+      this.number,
+    )
+    if (this.state.disk === D_ATTACHING) this.#finishAttach(new Error(error.message))
+    this.detach('metadata I/O error')
+  }
+
+  // ---- metadata ----------------------------------------------------------------------------------------------------------
+
+  currentSuperblock(): Superblock {
+    const metadata = this.#metadata
+    assert(metadata !== undefined, 'the superblock is written only while attached')
+    const flags = this.#flags(metadata)
+    this.#written = { flags, uuids: this.uuids, sizeSectors: this.sizeSectors }
+    return {
+      ...metadata.superblock,
+      ...this.uuids,
+      laSizeSectors: this.sizeSectors,
+      flags,
+      magic: MD_MAGIC_UNCLEAN,
+      alExtents: alExtentsClamped(this.settings.alExtents, metadata.geometry),
+      peerMaxBioBytes: this.negotiation.peerMaxBioBytes || metadata.superblock.peerMaxBioBytes,
+    }
+  }
+
+  #flags(metadata: AttachedMetadata): number {
+    const { disk, role, peer, conn, pdsk } = this.state
+    if (disk < D_INCONSISTENT) return metadata.superblock.flags & ~MDF_AL_CLEAN
+    let flags =
+      metadata.superblock.flags &
+      ~(
+        MDF_CONSISTENT |
+        MDF_PRIMARY_IND |
+        MDF_CONNECTED_IND |
+        MDF_WAS_UPTODATE |
+        MDF_PEER_OUTDATED |
+        MDF_CRASHED_PRIMARY |
+        MDF_AL_CLEAN |
+        MDF_FULL_SYNC
+      )
+    if (disk > D_INCONSISTENT) flags |= MDF_CONSISTENT
+    if (role === R_PRIMARY || (peer === R_PRIMARY && pdsk < D_INCONSISTENT)) flags |= MDF_PRIMARY_IND
+    if (conn >= C_CONNECTED) flags |= MDF_CONNECTED_IND
+    if (disk >= D_CONSISTENT) flags |= MDF_WAS_UPTODATE
+    if (pdsk === D_INCONSISTENT || pdsk === D_OUTDATED) flags |= MDF_PEER_OUTDATED
+    if (this.crashedPrimary) flags |= MDF_CRASHED_PRIMARY
+    if (this.#fullSync) flags |= MDF_FULL_SYNC
+    return flags
+  }
+
+  /** Writes the superblock if it differs from what was last written; called at the end of each turn with a state change. */
+  saveIfChanged(): void {
+    const metadata = this.#metadata
+    if (this.#store === undefined || metadata === undefined || this.state.disk < D_INCONSISTENT) return
+    const written = this.#written
+    if (
+      written !== undefined &&
+      written.flags === this.#flags(metadata) &&
+      written.uuids === this.uuids &&
+      written.sizeSectors === this.sizeSectors
+    )
+      return
+    this.#store.writeSuperblock()
+  }
+
+  /** Writes the superblock; new writes, and completions that the peer has no part in, wait for it. */
+  saveBeforeGoingOn(done?: () => void): void {
+    if (this.#store === undefined) {
+      done?.()
+      return
+    }
+    this.#gates++
+    this.#store.writeSuperblock((error) => {
+      if (error !== undefined) return
+      this.#gates--
+      done?.()
+      this.#whenOpen()
+    })
+  }
+
+  #whenOpen(): void {
+    if (this.#gates > 0 || this.suspended) return
+    this.io.completeParked()
+    this.io.releaseHeld()
+    this.io.pumpNeeded = true
+  }
+
+  setUuids(uuids: Uuids): void {
+    this.uuids = uuids
+    this.engine.statusChanged()
+  }
+
+  newCurrentUuid(): void {
+    this.#newUuidPending = false
+    this.setUuids(newCurrent(this.uuids, this.engine.entropy.u64(), this.state.role === R_PRIMARY))
+    this.engine.log('info', "new current UUID: this host goes on without the peer's data", this.number)
+    this.saveBeforeGoingOn()
+    if (this.state.conn >= C_CONNECTED) this.negotiation.sendUuids(0)
+  }
+
+  /** The administrator's new generation while StandAlone; `clear`: it differs from the old one in nothing. */
+  rotateToNewCurrent(clear: boolean): void {
+    const { bitmap, store } = this.attached
+    this.setUuids(
+      newCurrent(setAndRotateBitmap(this.uuids, 0n), this.engine.entropy.u64(), this.state.role === R_PRIMARY),
+    )
+    if (clear) {
+      bitmap.clearAll()
+      store.writeBitmap(bitmap, 'all')
+    }
+    this.saveBeforeGoingOn()
+  }
+
+  /** Every block is to be transferred: durable as FullSync until the bitmap itself is on disk. */
+  setAllOutOfSync(): void {
+    const { bitmap, store } = this.attached
+    bitmap.setAll()
+    this.#fullSync = true
+    store.writeSuperblock()
+    store.writeBitmap(bitmap, 'all', (error) => {
+      if (error !== undefined) return
+      this.#fullSync = false
+      store.writeSuperblock()
+    })
+  }
+
+  /** Both disks hold the same (nothing): no bit is set, one common new generation (5.2, skip-initial-sync). */
+  declareInSync(current: bigint): void {
+    const { bitmap, store } = this.attached
+    bitmap.clearAll()
+    this.allZero = false
+    this.setUuids({
+      current: withPrimaryBit(current, this.state.role === R_PRIMARY),
+      bitmap: 0n,
+      history1: 0n,
+      history2: 0n,
+    })
+    store.writeBitmap(bitmap, 'all')
+    this.change({ disk: D_UPTODATE, ...(this.state.conn >= C_CONNECTED ? { pdsk: D_UPTODATE } : {}) }, 'no initial sync needed')
+    this.saveBeforeGoingOn()
+  }
+
+  /** Takes over a new device size; new space counts as out of sync unless `clean`. */
+  resize(sectors: number, clean: boolean): void {
+    if (sectors === this.sizeSectors) return
+    const old = this.#bitmap
+    this.engine.log('info', `size is ${sectors} sectors now, it was ${this.sizeSectors}`, this.number)
+    this.sizeSectors = sectors
+    const store = this.#store
+    if (store === undefined || old === undefined) {
+      this.engine.statusChanged()
+      return
+    }
+    const bitmap = new Bitmap(Math.ceil(sectors / 8))
+    for (let bit = old.nextSet(0); bit < Math.min(old.bits, bitmap.bits); ) {
+      const end = old.nextClear(bit)
+      bitmap.set(bit, Math.min(end, bitmap.bits))
+      bit = old.nextSet(end)
+    }
+    if (!clean && bitmap.bits > old.bits) bitmap.set(old.bits, bitmap.bits)
+    this.#bitmap = bitmap
+    this.stability?.resize(bitmap.bits)
+    this.#fullSync = true
+    store.writeSuperblock()
+    store.writeBitmap(bitmap, 'all', () => {
+      this.#fullSync = false
+      store.writeSuperblock()
+    })
+    this.engine.statusChanged()
+  }
+
+  // ---- state -------------------------------------------------------------------------------------------------------------
+
+  /** The state that a wanted change leads to, with all that it implies (wire-protocol.md 9.4). */
+  implied(patch: Partial<StateWord>): StateWord {
+    return sanitize({ ...this.state, ...patch }, this.state, {
+      fencing: FENCING_NUMBER[this.engine.settings.fencing],
+      onNoDataSuspend: false,
+      attachDisk: this.attachDisk,
+      exposedMatches: true,
+    })
+  }
+
+  change(patch: Partial<StateWord>, reason: string): void {
+    const old = this.state
+    const next = this.implied(patch)
+    if (sameState(old, next)) return
+    const oldReplicates = this.replicates
+    this.state = next
+    this.engine.log('debug', `${describe(old, next)} (${reason})`, this.number)
+    if (oldReplicates !== this.replicates) this.engine.connection.epochs.close()
+    this.#afterChange(old, next)
+    this.engine.stateChanged()
+  }
+
+  #afterChange(old: StateWord, next: StateWord): void {
+    if (next.disk === D_UPTODATE && next.pdsk === D_UPTODATE) this.crashedPrimary = false
+    if (old.conn >= C_CONNECTED && next.conn < C_CONNECTED) this.#onPeerLost(old, next)
+    else if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
+    if (old.role !== next.role && this.uuids.current !== 0n) {
+      this.setUuids({ ...this.uuids, current: withPrimaryBit(this.uuids.current, next.role === R_PRIMARY) })
+    }
+    this.#announce(old, next)
+    if (isSyncing(old.conn) && !isSyncing(next.conn)) this.io.resync.stop()
+    if (old.conn < C_CONNECTED && next.conn >= C_CONNECTED) this.#onConnected()
+    if (old.conn !== C_WF_BITMAP_S && next.conn === C_WF_BITMAP_S) this.io.resync.sendBitmap()
+    if (!isSyncing(old.conn) && isSyncing(next.conn)) this.io.resync.start()
+    if (old.conn === C_PAUSED_SYNC_T && next.conn === C_SYNC_TARGET) this.io.resync.advance()
+    const wasSuspended = old.susp || old.suspFen || old.suspNod
+    if (wasSuspended && !this.suspended && this.#newUuidPending) this.newCurrentUuid()
+    this.#whenOpen()
+  }
+
+  /** P_STATE goes out for facts that the peer cannot infer (9.3). */
+  #announce(old: StateWord, next: StateWord): void {
+    if (next.conn < C_CONNECTED) return
+    const established = old.conn < C_CONNECTED
+    const failed =
+      (next.disk === D_FAILED && old.disk !== D_FAILED) || (next.disk === D_DISKLESS && old.disk !== D_DISKLESS)
+    const worse = old.disk === D_UPTODATE && next.disk === D_INCONSISTENT && next.conn === C_CONNECTED
+    const paused = old.aftrIsp !== next.aftrIsp || old.userIsp !== next.userIsp
+    const synced =
+      old.disk < D_UPTODATE &&
+      old.conn >= C_SYNC_SOURCE &&
+      next.conn === C_CONNECTED &&
+      old.conn !== C_SYNC_SOURCE &&
+      old.conn !== C_PAUSED_SYNC_S
+    if (established || old.role !== next.role || failed || worse || paused || synced) this.negotiation.sendState()
+    if (old.pdsk === D_DISKLESS && next.pdsk > D_DISKLESS && next.pdsk !== D_UNKNOWN && !established) {
+      this.negotiation.sendUuids(0)
+      this.negotiation.sendState()
+    }
+  }
+
+  #onConnected(): void {
+    // Frozen writes of a host that never went on alone are sent again; the resync of rule 42 equals what they left behind.
+    if (this.state.suspFen) {
+      this.#newUuidPending = false
+      this.change({ suspFen: false }, 'the peer is back')
+    }
+    if (!this.mayCompleteAlone) this.io.restartParked()
+  }
+
+  #onPeerLost(old: StateWord, next: StateWord): void {
+    if (this.#bitmap !== undefined) {
+      const marked = this.stability?.peerLost(this.#bitmap) ?? 0
+      if (marked > 0)
+        this.engine.log(
+          'info',
+          `${marked} blocks that the peer may not have on stable storage are out of sync`,
+          this.number,
+        )
+    }
+    this.engine.timers.clear(`peer-flush-${this.number}`)
+    if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
+    this.io.onPeerLost()
+    this.activity?.onStable()
+    this.negotiation.onPeerLost()
+    if (this.#store !== undefined && this.#bitmap !== undefined) this.#store.writeBitmap(this.#bitmap, 'changed')
+    if (next.role === R_PRIMARY && next.pdsk > D_OUTDATED) this.engine.onPrimaryLostPeer()
+  }
+
+  #onPeerDataLost(next: StateWord): void {
+    if (next.disk !== D_UPTODATE || this.uuids.bitmap !== 0n) return
+    if (next.role !== R_PRIMARY && next.peer !== R_PRIMARY) return
+    if (this.suspended) this.#newUuidPending = true
+    else this.newCurrentUuid()
+  }
+
+  /** What a fence-peer handler found out (config-and-tools.md 1.8). */
+  onFenced(exitCode: number): void {
+    if (this.state.conn >= C_CONNECTED) return
+    switch (exitCode) {
+      case 3:
+        this.change({ pdsk: D_INCONSISTENT, suspFen: false }, 'fence-peer: the peer is Inconsistent')
+        break
+      case 4:
+      case 7:
+        this.change({ pdsk: D_OUTDATED, suspFen: false }, 'fence-peer: the peer is fenced')
+        break
+      case 5:
+        if (this.state.disk === D_UPTODATE)
+          this.change({ pdsk: D_OUTDATED, suspFen: false }, 'fence-peer: the peer is unreachable, taken for down')
+        break
+      case 6:
+        if (this.state.disk > D_OUTDATED)
+          this.change({ disk: D_OUTDATED }, 'fence-peer: the peer is Primary, this host steps back')
+        break
+      default:
+        this.engine.log(
+          'error',
+          `fence-peer handler ended with ${exitCode}: I/O stays frozen until the peer is back or "resume-io"`,
+          this.number,
+        )
+    }
+  }
+
+  /** The administrator vouches for the peer being out of the game. */
+  resumeIo(): void {
+    this.change({ susp: false, suspFen: false, suspNod: false }, 'resume-io')
+  }
+
+  // ---- resync, driven by resync.ts -----------------------------------------------------------------------------------------
+
+  /** Source: both bitmaps are merged. */
+  onBitmapsExchanged(): void {
+    this.beginAsSource()
+  }
+
+  beginAsSource(): void {
+    this.setUuids(startUuidsSource(this.uuids, this.engine.entropy.u64()))
+    this.engine.connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
+    this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
+  }
+
+  onTargetBitmapSent(): void {
+    this.change({ conn: C_WF_SYNC_UUID }, 'bitmap sent')
+    this.negotiation.applyPendingSyncUuid()
+  }
+
+  beginAsTarget(syncUuid: bigint): void {
+    this.setUuids(startUuidsTarget(this.uuids, syncUuid))
+    const session = this.engine.connection.session
+    const begin = (): void => {
+      if (session === this.engine.connection.session && this.state.conn === C_WF_SYNC_UUID)
+        this.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
+    }
+    // "Inconsistent" must be durable before the first block is overwritten.
+    this.change({ disk: D_INCONSISTENT }, 'target of a resync')
+    this.attached.store.writeSuperblock((error) => {
+      if (error === undefined) begin()
+    })
+  }
+
+  onResyncFinishedAsTarget(failedBits: number): void {
+    if (failedBits > 0) {
+      this.engine.log('error', `resync ended with ${failedBits} blocks that could not be copied`, this.number)
+      this.change({ conn: C_CONNECTED }, 'resync ended with failures')
+      return
+    }
+    const session = this.engine.connection.session
+    // Data, bitmap and superblock are durable before the peer hears that this disk is good.
+    const { bitmap, store } = this.attached
+    store.writeBitmap(bitmap, 'changed', (error) => {
+      if (error !== undefined || session !== this.engine.connection.session) return
+      if (this.state.conn === C_SYNC_TARGET) this.#becomeUpToDate()
+    })
+  }
+
+  #becomeUpToDate(): void {
+    const peer = this.negotiation.peerGeneration
+    if (peer !== undefined) {
+      this.setUuids(finishUuidsTarget(this.uuids, peer, this.state.role === R_PRIMARY))
+      this.negotiation.peerTookOver(this.uuids)
+    }
+    const session = this.engine.connection.session
+    this.attached.store.writeSuperblock((error) => {
+      if (error !== undefined || session !== this.engine.connection.session || this.state.conn !== C_SYNC_TARGET) return
+      this.change({ conn: C_CONNECTED, disk: D_UPTODATE, pdsk: D_UPTODATE }, 'resync is done')
+    })
+    this.engine.log(
+      'info',
+      `resync is done: ${this.io.resync.receivedBytes} bytes received in all, ${this.io.resync.holeBytes} bytes were holes`,
+      this.number,
+    )
+  }
+
+  onResyncFinishedAsSource(): void {
+    this.setUuids(finishUuidsSource(this.uuids))
+    this.negotiation.peerTookOver(this.uuids)
+    this.change({ conn: C_CONNECTED, pdsk: D_UPTODATE }, 'resync is done')
+    const { bitmap, store } = this.attached
+    store.writeBitmap(bitmap, 'changed')
+  }
+
+  markOutOfSync(sector: number, sectors: number): void {
+    const [from, to] = blocksTouched(sector, sectors)
+    this.#bitmap?.set(from, to)
+  }
+
+  // ---- status ------------------------------------------------------------------------------------------------------------
+
+  get isSameGenerationAsPeer(): boolean {
+    const peer = this.negotiation.peerGeneration
+    return peer !== undefined && sameGeneration(peer.current, this.uuids.current)
+  }
+
+  status(): VolumeStatus {
+    const { io, state } = this
+    const suspended: ('user' | 'no-data' | 'fencing')[] = []
+    if (state.susp) suspended.push('user')
+    if (state.suspNod) suspended.push('no-data')
+    if (state.suspFen) suspended.push('fencing')
+    return {
+      volume: this.number,
+      disk: diskStateName(state.disk),
+      peerDisk: diskStateName(state.pdsk),
+      connection: connectionStateName(state.conn),
+      sizeSectors: this.sizeSectors,
+      outOfSyncBlocks: this.#bitmap?.count ?? 0,
+      resyncTotalBlocks: isSyncing(state.conn) ? io.resync.totalBits : 0,
+      resyncLeftBlocks: isSyncing(state.conn) ? (this.#bitmap?.count ?? 0) : 0,
+      resyncBytes: io.resync.sentBytes + io.resync.receivedBytes,
+      resyncHoleBytes: io.resync.holeBytes,
+      uuids: this.uuids,
+      suspended,
+      counters: {
+        readRequests: io.readRequests,
+        writeRequests: io.writeRequests,
+        sentBytes: this.sentBytes,
+        receivedBytes: this.receivedBytes,
+        diskReadBytes: this.engine.diskReadBytes,
+        diskWrittenBytes: this.engine.diskWrittenBytes,
+        activityLogWrites: this.activityLogWrites,
+        bitmapWrites: this.bitmapWrites,
+        superseded: io.superseded,
+        retried: io.retried,
+      },
+    }
+  }
+}
+
+export const FENCING_NUMBER = { 'dont-care': 0, 'resource-only': 1, 'resource-and-stonith': 2 } as const
+
+export const isSyncing = (conn: number): boolean =>
+  conn === C_SYNC_SOURCE || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_S || conn === C_PAUSED_SYNC_T
+
+/** The peer's data are no longer there for us (wire-protocol.md 5.2). */
+function lostPeerData(old: number, next: number): boolean {
+  const had = old >= D_INCONSISTENT && old !== D_UNKNOWN && old !== D_OUTDATED
+  const has = next >= D_INCONSISTENT && next !== D_UNKNOWN && next !== D_OUTDATED
+  if (had && !has) return true
+  return old === D_UNKNOWN && (next === D_DISKLESS || next === D_FAILED || next === D_OUTDATED)
+}
+
+function sameState(a: StateWord, b: StateWord): boolean {
+  return (
+    a.role === b.role &&
+    a.peer === b.peer &&
+    a.conn === b.conn &&
+    a.disk === b.disk &&
+    a.pdsk === b.pdsk &&
+    a.susp === b.susp &&
+    a.aftrIsp === b.aftrIsp &&
+    a.peerIsp === b.peerIsp &&
+    a.userIsp === b.userIsp &&
+    a.suspNod === b.suspNod &&
+    a.suspFen === b.suspFen
+  )
+}
+
+function describe(old: StateWord, next: StateWord): string {
+  const parts: string[] = []
+  if (old.role !== next.role) parts.push(`role ${old.role}->${next.role}`)
+  if (old.peer !== next.peer) parts.push(`peer ${old.peer}->${next.peer}`)
+  if (old.conn !== next.conn) parts.push(`conn ${connectionStateName(old.conn)} -> ${connectionStateName(next.conn)}`)
+  if (old.disk !== next.disk) parts.push(`disk ${diskStateName(old.disk)} -> ${diskStateName(next.disk)}`)
+  if (old.pdsk !== next.pdsk) parts.push(`pdsk ${diskStateName(old.pdsk)} -> ${diskStateName(next.pdsk)}`)
+  if (old.suspFen !== next.suspFen) parts.push(`frozen for fencing ${old.suspFen} -> ${next.suspFen}`)
+  return parts.join(', ') || 'flags'
+}

@@ -1,0 +1,147 @@
+// What the clients were told, held against what they read, over crashes of any kind:
+//
+//   - as long as one host with the newest data is alive, or at least keeps its cache, nothing acknowledged may be lost:
+//     the whole history must be linearizable (linearizability.ts), crashes or not;
+//   - when the last such host loses its power, unflushed writes may be gone. The history is divided there. In the new part
+//     a sector holds one value from before: the same for all readers, and none that a durable write had overwritten. A
+//     write is durable if it was FUA, or a flush was asked for after its acknowledgement and acknowledged before the loss.
+//
+// A write under way during the loss may take effect in either part; a read under way during the loss is not judged. If
+// zeroing makes it unclear whether a read of zero saw old or new content, the reader gets the benefit.
+
+import type { History, LoggedRequest } from '../history.ts'
+import { toRequestRecords } from '../history.ts'
+import type { SectorValue } from '../payload.ts'
+import { describeValue, ZERO_VALUE } from '../payload.ts'
+import { checkRegister, type RegisterOperation, splitIntoSectors } from './linearizability.ts'
+
+export interface HistoryViolation {
+  readonly checker: 'linearizability' | 'durability'
+  readonly sector: number
+  readonly message: string
+}
+
+/** Undefined if all that clients were told and shown is in order. */
+export function checkHistory(history: History): HistoryViolation | undefined {
+  const sectors = splitIntoSectors(toRequestRecords(history.requests))
+  const durableFrom = flushTimes(history.requests)
+  const fua = new Set<number>()
+  for (const request of history.requests) if (request.fua) fua.add(request.invokedAt)
+  for (const [sector, operations] of sectors) {
+    const violation = checkSector({ sector, operations, losses: history.powerLosses, durableFrom, fua })
+    if (violation !== undefined) return violation
+  }
+  return undefined
+}
+
+interface SectorHistory {
+  readonly sector: number
+  readonly operations: readonly RegisterOperation[]
+  readonly losses: readonly number[]
+  readonly durableFrom: readonly FlushTime[]
+  readonly fua: ReadonlySet<number>
+}
+
+interface FlushTime {
+  readonly invokedAt: number
+  readonly completedAt: number
+}
+
+const UNSEEN_VALUE = 'content that nobody read'
+
+function checkSector(history: SectorHistory): HistoryViolation | undefined {
+  const { sector, losses } = history
+  let initial: SectorValue = ZERO_VALUE
+  let startsAt = Number.NEGATIVE_INFINITY
+  for (let part = 0; part <= losses.length; part++) {
+    const endsAt = losses[part] ?? Number.POSITIVE_INFINITY
+    const operations = operationsBetween(history.operations, startsAt, endsAt)
+    const violation = checkRegister(operations, initial)
+    if (violation !== undefined) {
+      const values = violation.values.map(describeValue).join('; ')
+      const message = `sector ${sector}: ${violation.message} (${values})`
+      return { checker: 'linearizability', sector, message }
+    }
+    if (part === losses.length) break
+    const nextEndsAt = losses[part + 1] ?? Number.POSITIVE_INFINITY
+    const next = operationsBetween(history.operations, endsAt, nextEndsAt)
+    const allowed = valuesThatMaySurvive(history, { operations, initial, lossAt: endsAt })
+    const survivor = survivingValue(next, allowed)
+    if (typeof survivor === 'object') {
+      const message = `sector ${sector} after the power loss at ${endsAt}: ${survivor.message}`
+      return { checker: 'durability', sector, message }
+    }
+    initial = survivor
+    startsAt = endsAt
+  }
+  return undefined
+}
+
+/** The operations of one part, those that cross its borders with their answers adjusted as the head of this file says. */
+function operationsBetween(
+  operations: readonly RegisterOperation[],
+  startsAt: number,
+  endsAt: number,
+): RegisterOperation[] {
+  const inside: RegisterOperation[] = []
+  for (const operation of operations) {
+    const completedAt = operation.completedAt ?? Number.POSITIVE_INFINITY
+    if (operation.invokedAt > endsAt || completedAt < startsAt) continue
+    const crosses = completedAt > endsAt || operation.invokedAt < startsAt
+    if (operation.kind === 'read' && crosses) continue
+    inside.push(completedAt > endsAt ? { ...operation, completedAt: undefined } : operation)
+  }
+  return inside
+}
+
+function flushTimes(requests: readonly LoggedRequest[]): FlushTime[] {
+  const times: FlushTime[] = []
+  for (const { kind, outcome, invokedAt, completedAt } of requests) {
+    if (kind === 'flush' && outcome === 'done' && completedAt !== undefined) times.push({ invokedAt, completedAt })
+  }
+  return times
+}
+
+function valuesThatMaySurvive(
+  history: SectorHistory,
+  part: { operations: readonly RegisterOperation[]; initial: SectorValue; lossAt: number },
+): Set<SectorValue> {
+  // The newest invocation among durable writes: what was complete before it is overwritten for good.
+  let durableSince = Number.NEGATIVE_INFINITY
+  let lastFlushInvokedAt = Number.NEGATIVE_INFINITY
+  for (const flush of history.durableFrom) {
+    if (flush.completedAt < part.lossAt) lastFlushInvokedAt = Math.max(lastFlushInvokedAt, flush.invokedAt)
+  }
+  const writes = part.operations.filter((operation) => operation.kind === 'write')
+  for (const write of writes) {
+    if (write.completedAt === undefined) continue
+    const durable = history.fua.has(write.invokedAt) || write.completedAt < lastFlushInvokedAt
+    if (durable) durableSince = Math.max(durableSince, write.invokedAt)
+  }
+  const allowed = new Set<SectorValue>()
+  if (durableSince === Number.NEGATIVE_INFINITY) allowed.add(part.initial)
+  for (const write of writes) {
+    if ((write.completedAt ?? Number.POSITIVE_INFINITY) >= durableSince) allowed.add(write.value)
+  }
+  return allowed
+}
+
+/** The one old value that the new part shows. */
+function survivingValue(
+  next: readonly RegisterOperation[],
+  allowed: ReadonlySet<SectorValue>,
+): SectorValue | { readonly message: string } {
+  const written = new Set<SectorValue>()
+  for (const operation of next) if (operation.kind === 'write') written.add(operation.value)
+  const old = new Set<SectorValue>()
+  for (const operation of next) {
+    if (operation.kind === 'read' && !written.has(operation.value)) old.add(operation.value)
+  }
+  for (const value of old) {
+    if (!allowed.has(value)) return { message: `read ${describeValue(value)}, but later data had been made durable` }
+  }
+  if (old.size > 1) return { message: `old values ${[...old].map(describeValue).join(' and ')} were both read` }
+  const [survivor] = old
+  if (survivor !== undefined) return survivor
+  return written.has(ZERO_VALUE) && allowed.has(ZERO_VALUE) ? ZERO_VALUE : UNSEEN_VALUE
+}

@@ -1,0 +1,134 @@
+// Digests without a crypto library: sha1 and crc32c are the real ones (a table and 40 lines), md5 and sha256 are stand-ins
+// of the right length made of FNV-1a lanes. Nothing in a simulated world needs them to resist an attacker, only to agree on
+// both hosts and to differ for different data. crc32c as the kernel's crypto API gives it: standard CRC-32C, little-endian
+// (wire-protocol.md 3.20). `crc32cRegister` is the variant of the activity log (metadata.md 5.3).
+
+import type { Digests } from '../runtime/ports.ts'
+
+const SIZES: ReadonlyMap<string, number> = new Map([
+  ['crc32c', 4],
+  ['md5', 16],
+  ['sha1', 20],
+  ['sha256', 32],
+])
+const HMAC_BLOCK_BYTES = 64
+
+export class SimDigests implements Digests {
+  sizeBytes(algorithm: string): number | undefined {
+    return SIZES.get(algorithm)
+  }
+
+  digest(algorithm: string, data: Uint8Array): Uint8Array {
+    if (algorithm === 'sha1') return sha1(data)
+    if (algorithm === 'crc32c') return crc32cDigest(data)
+    const sizeBytes = SIZES.get(algorithm)
+    if (sizeBytes === undefined) throw new Error(`unknown digest ${algorithm}`)
+    return fnvLanes(algorithm, data, sizeBytes)
+  }
+
+  /** RFC 2104. */
+  hmac(algorithm: string, key: Uint8Array, message: Uint8Array): Uint8Array {
+    const block = new Uint8Array(HMAC_BLOCK_BYTES)
+    block.set(key.length > HMAC_BLOCK_BYTES ? this.digest(algorithm, key) : key)
+    const inner = this.digest(
+      algorithm,
+      concat(
+        block.map((byte) => byte ^ 0x36),
+        message,
+      ),
+    )
+    return this.digest(
+      algorithm,
+      concat(
+        block.map((byte) => byte ^ 0x5c),
+        inner,
+      ),
+    )
+  }
+}
+
+const CRC32C_TABLE = ((): Uint32Array => {
+  const table = new Uint32Array(256)
+  for (let i = 0; i < 256; i++) {
+    let value = i
+    for (let bit = 0; bit < 8; bit++) value = value & 1 ? (value >>> 1) ^ 0x82f63b78 : value >>> 1
+    table[i] = value >>> 0
+  }
+  return table
+})()
+
+/** The bare register: no complement on entry or exit. */
+export function crc32cRegister(register: number, data: Uint8Array): number {
+  let value = register >>> 0
+  for (let i = 0; i < data.length; i++) {
+    value = (CRC32C_TABLE[(value ^ (data[i] as number)) & 0xff] as number) ^ (value >>> 8)
+  }
+  return value >>> 0
+}
+
+function crc32cDigest(data: Uint8Array): Uint8Array {
+  const digest = new Uint8Array(4)
+  new DataView(digest.buffer).setUint32(0, ~crc32cRegister(0xffffffff, data) >>> 0, true)
+  return digest
+}
+
+function concat(first: Uint8Array, second: Uint8Array): Uint8Array {
+  const both = new Uint8Array(first.length + second.length)
+  both.set(first)
+  both.set(second, first.length)
+  return both
+}
+
+function fnvLanes(algorithm: string, data: Uint8Array, sizeBytes: number): Uint8Array {
+  const digest = new Uint8Array(sizeBytes)
+  const view = new DataView(digest.buffer)
+  for (let lane = 0; lane < sizeBytes; lane += 4) {
+    let hash = Math.imul(0x811c9dc5 ^ (lane + algorithm.length), 0x85ebca6b)
+    for (let i = 0; i < data.length; i++) hash = Math.imul(hash ^ (data[i] as number), 0x01000193)
+    hash = Math.imul(hash ^ data.length ^ (hash >>> 15), 0xc2b2ae35)
+    view.setUint32(lane, (hash ^ (hash >>> 13)) >>> 0)
+  }
+  return digest
+}
+
+/** FIPS 180-4, section 6.1. */
+function sha1(data: Uint8Array): Uint8Array {
+  const padded = new Uint8Array(((data.length + 8) >> 6) * 64 + 64)
+  padded.set(data)
+  padded[data.length] = 0x80
+  const view = new DataView(padded.buffer)
+  view.setUint32(padded.length - 8, Math.floor(data.length / 0x2000_0000))
+  view.setUint32(padded.length - 4, (data.length << 3) >>> 0)
+  const state = new Uint32Array([0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0])
+  const words = new Uint32Array(80)
+  for (let offset = 0; offset < padded.length; offset += 64) sha1Block(state, words, view, offset)
+  const digest = new Uint8Array(20)
+  const out = new DataView(digest.buffer)
+  for (let i = 0; i < 5; i++) out.setUint32(i * 4, state[i] as number)
+  return digest
+}
+
+function sha1Block(state: Uint32Array, words: Uint32Array, view: DataView, offset: number): void {
+  for (let i = 0; i < 16; i++) words[i] = view.getUint32(offset + i * 4)
+  for (let i = 16; i < 80; i++) {
+    const mixed =
+      (words[i - 3] as number) ^ (words[i - 8] as number) ^ (words[i - 14] as number) ^ (words[i - 16] as number)
+    words[i] = rotl(mixed, 1)
+  }
+  let [a, b, c, d, e] = state as unknown as [number, number, number, number, number]
+  for (let i = 0; i < 80; i++) {
+    const round = Math.floor(i / 20)
+    const f = round === 0 ? (b & c) | (~b & d) : round === 2 ? (b & c) | (b & d) | (c & d) : b ^ c ^ d
+    const next = (rotl(a, 5) + f + e + (SHA1_K[round] as number) + (words[i] as number)) >>> 0
+    e = d
+    d = c
+    c = rotl(b, 30)
+    b = a
+    a = next
+  }
+  const sum = [a, b, c, d, e]
+  for (let i = 0; i < 5; i++) state[i] = ((state[i] as number) + (sum[i] as number)) >>> 0
+}
+
+const SHA1_K = [0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6]
+const rotl = (value: number, by: number): number => ((value << by) | (value >>> (32 - by))) >>> 0

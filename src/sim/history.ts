@@ -1,0 +1,74 @@
+// The record of what clients asked and what they were told: the only evidence that the checkers of the contract use.
+// Invocations and responses are numbered in the order in which they happened, so that "before" is never in doubt.
+
+import type { RequestRecord } from './checkers/linearizability.ts'
+import type { SectorValue } from './payload.ts'
+
+export type RequestOutcome =
+  | 'pending'
+  | 'done'
+  /** Refused before it could have any effect (not primary, out of range). */
+  | 'refused'
+  /** An error, or the host died: a write may or may not take effect, now or later. */
+  | 'unknown'
+
+export interface LoggedRequest {
+  readonly number: number
+  readonly host: string
+  readonly kind: 'read' | 'write' | 'flush'
+  readonly sector: number
+  readonly sectors: number
+  readonly fua: boolean
+  readonly invokedAtUs: number
+  readonly invokedAt: number
+  completedAt: number | undefined
+  outcome: RequestOutcome
+  /** Of a write: what it writes; of a read that is done: what it returned. */
+  values: readonly SectorValue[]
+}
+
+export class History {
+  readonly requests: LoggedRequest[] = []
+  /** Moments at which all hosts that had the newest data lost their power: unflushed writes may be gone. */
+  readonly powerLosses: number[] = []
+  #position = 0
+
+  /** Number of the last invocation, response or power loss. */
+  get position(): number {
+    return this.#position
+  }
+
+  invoke(
+    request: Pick<LoggedRequest, 'host' | 'kind' | 'sector' | 'sectors' | 'fua' | 'values' | 'invokedAtUs'>,
+  ): LoggedRequest {
+    const logged: LoggedRequest = {
+      ...request,
+      number: this.requests.length + 1,
+      invokedAt: ++this.#position,
+      completedAt: undefined,
+      outcome: 'pending',
+    }
+    this.requests.push(logged)
+    return logged
+  }
+
+  complete(request: LoggedRequest, outcome: 'done' | 'refused' | 'unknown', values = request.values): void {
+    request.outcome = outcome
+    request.completedAt = ++this.#position
+    request.values = values
+  }
+
+  powerLoss(): void {
+    this.powerLosses.push(++this.#position)
+  }
+}
+
+/** The reads and writes that matter for linearizability. */
+export function toRequestRecords(requests: readonly LoggedRequest[]): RequestRecord[] {
+  const records: RequestRecord[] = []
+  for (const { kind, outcome, sector, values, invokedAt, completedAt } of requests) {
+    if (kind === 'flush' || outcome === 'refused' || (kind === 'read' && outcome !== 'done')) continue
+    records.push({ kind, sector, values, invokedAt, completedAt: outcome === 'done' ? completedAt : undefined })
+  }
+  return records
+}

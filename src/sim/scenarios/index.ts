@@ -1,0 +1,6 @@
+// All scenarios: importing this file registers them, in the order in which a run over all plays them.
+
+import './canary.ts'
+import './mirroring.ts'
+import './crashes.ts'
+import './network-faults.ts'

@@ -1,0 +1,62 @@
+// Without faults: what is written on one host is read on the other, whatever the order of events.
+
+import { expect } from '../failure.ts'
+import { scenario } from '../scenario.ts'
+import { Workload } from '../workload.ts'
+
+// Goal: plain mirroring; a confirmed write of either host is what the other one reads.
+// Method: writes by turns, each read at once through the other host and from both disks.
+scenario('plain-mirroring', { seeds: 20 }, (world) => {
+  for (let round = 0; round < 10; round++) {
+    const [writer, reader] = round % 2 === 0 ? (['a', 'b'] as const) : (['b', 'a'] as const)
+    const text = `round ${round} of ${writer}`
+    const sector = world.prng.intInclusive(0, 2_000)
+    const write = world.client(writer).write({ sector, text })
+    world.settle(write)
+    expect(write.confirmed, `write of round ${round} failed: ${write.error}`)
+    const seen = world.client(reader).readText({ sector })
+    expect(seen === text, `${reader} read "${seen}" where ${writer} wrote "${text}"`)
+  }
+})
+
+// Goal: one Primary, one Secondary, as anyone uses DRBD.
+// Method: a workload on one host only.
+scenario('one-primary', { seeds: 20, world: { primaries: ['a'] } }, (world) => {
+  const workload = new Workload(world, { hosts: ['a'], clientsPerHost: 4 })
+  world.runUntil(() => workload.isDone, { stepsMax: 2_000_000, what: 'the end of the workload' })
+})
+
+// Goal: two Primaries that write the same blocks at the same time stay one linearizable disk.
+// Method: random workload on both sides, half of it on three blocks.
+scenario('dual-primary-conflicts', { seeds: 60 }, (world) => {
+  const workload = new Workload(world, { clientsPerHost: 3, inFlightMax: 6 })
+  world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
+})
+
+// Goal: the same with partly overlapping requests only, no aligned ones to hide behind, and few others.
+// Method: large requests on one small region.
+scenario('dual-primary-partial-overlaps', { seeds: 30 }, (world) => {
+  const workload = new Workload(world, {
+    region: { sector: 5, sectors: 64 },
+    hotBlocks: 0,
+    requestSectorsMax: 40,
+    weights: { read: 4, write: 10, fua: 1, zero: 2, flush: 1 },
+  })
+  world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
+})
+
+// Goal: more extents in use than the activity log has slots; extents must be written out and evicted while in use around.
+// Method: a device of more than 67 extents of 4 MiB, small log, requests spread all over it.
+scenario(
+  'activity-log-turnover',
+  { seeds: 5, world: { deviceBytes: 400 * 1024 * 1024, volume: { alExtents: 67 }, initialSync: 'skip' } },
+  (world) => {
+    const workload = new Workload(world, {
+      clientsPerHost: 4,
+      region: { sector: 0, sectors: world.deviceSectors },
+      hotBlocks: 0,
+      weights: { read: 1, write: 10, fua: 0, zero: 1, flush: 1 },
+    })
+    world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
+  },
+)
