@@ -1,8 +1,9 @@
 // Opens a listening socket for NBD clients, on a unix path or a TCP address, and says clearly why it cannot. A unix socket
 // that a killed process left behind is removed, but only after nobody answered on it.
 
-import { lstat, unlink } from 'node:fs/promises'
+import { lstat, stat, unlink } from 'node:fs/promises'
 import { createConnection, type Server } from 'node:net'
+import { dirname } from 'node:path'
 import { AppError } from '../base/errors.ts'
 
 export type NbdAddress =
@@ -63,6 +64,13 @@ export async function listenOn(server: Server, address: NbdAddress): Promise<Nbd
       `${address.path}: a socket path of ${pathBytes} bytes, the limit is ${UNIX_PATH_BYTES_MAX}`,
     )
   }
+  const folder = dirname(address.path)
+  const isFolder = await stat(folder).then(
+    (found) => found.isDirectory(),
+    (error: NodeJS.ErrnoException) => error.code !== 'ENOENT' && error.code !== 'ENOTDIR',
+  )
+  // Asked beforehand: libuv reports a missing folder as EACCES.
+  if (!isFolder) throw new ListenError('E_LISTEN_NO_FOLDER', `${address.path}: there is no folder ${folder}`)
   try {
     await tryListen(server, address)
   } catch (error) {
@@ -99,9 +107,6 @@ function listenError(address: NbdAddress, cause: NodeJS.ErrnoException): ListenE
     case 'EPERM':
     case 'EROFS':
       return new ListenError('E_LISTEN_PERMISSION', `${where}: not allowed to listen here (${cause.code})`, { cause })
-    case 'ENOENT':
-    case 'ENOTDIR':
-      return new ListenError('E_LISTEN_NO_FOLDER', `${where}: there is no such folder`, { cause })
     case 'EADDRNOTAVAIL':
     case 'ENOTFOUND':
     case 'EAI_AGAIN':

@@ -86,7 +86,7 @@ export class OpenedDevice {
   #measure(status: Stats): number {
     if (!this.isBlockDevice) return status.size
     const sizeBytes = this.#posix?.blockSizeBytes(this.fd) ?? -1
-    return sizeBytes >= 0 ? sizeBytes : sysfsSizeBytes(status.rdev)
+    return sizeBytes >= 0 ? sizeBytes : readSysfs(status.rdev, 'size') * SECTOR_BYTES
   }
 }
 
@@ -114,6 +114,10 @@ export function openDevice(request: OpenRequest): OpenedDevice {
     const status = fstatSync(fd)
     if (keyOf(status) !== key) throw new DiskOpenError('E_DISK_OPEN', request, 'was replaced while it was being opened')
     if (status.isFile()) lockOrThrow(request, fd)
+    else if (isReadOnly(request.posix, fd, status.rdev)) {
+      // The kernel lets root open it for writing, and refuses the writes.
+      throw new DiskOpenError('E_DISK_READ_ONLY', request, 'is a device that is set read-only')
+    }
     const device = new OpenedDevice(fd, request.path, status, request.posix, request.shared ? key : undefined)
     if (device.sizeBytes === 0) {
       throw new DiskOpenError('E_DISK_TOO_SMALL', request, `has no room for a single sector of ${SECTOR_BYTES} bytes`)
@@ -203,12 +207,16 @@ function lockOrThrow(request: OpenRequest, fd: number): void {
   throw new DiskOpenError('E_DISK_NO_LOCK', request, 'cannot be locked: neither FFI nor the flock program is at hand')
 }
 
-/** Sectors of 512 bytes, whatever the device's own are. 0 if there is no such device. */
-function sysfsSizeBytes(deviceNumber: number): number {
+function isReadOnly(posix: Posix | undefined, fd: number, deviceNumber: number): boolean {
+  return posix === undefined ? readSysfs(deviceNumber, 'ro') === 1 : posix.blockIsReadOnly(fd)
+}
+
+/** Its `size` is in sectors of 512 bytes, whatever the device's own are. 0 if there is no such device. */
+function readSysfs(deviceNumber: number, attribute: 'size' | 'ro'): number {
   const major = Math.floor(deviceNumber / 256) % 4096
   const minor = (deviceNumber % 256) + Math.floor(deviceNumber / 0x10_0000) * 256
   try {
-    return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'utf8')) * SECTOR_BYTES
+    return Number(readFileSync(`/sys/dev/block/${major}:${minor}/${attribute}`, 'utf8'))
   } catch {
     return 0
   }

@@ -20,6 +20,7 @@ export const SEEK_HOLE = 4
 const LOCK_EX = 2
 const LOCK_NB = 4
 const RWF_NOWAIT = 0x08
+const BLKROGET = 0x125e
 const BLKSSZGET = 0x1268
 const BLKDISCARDZEROES = 0x127c
 const BLKZEROOUT = 0x127f
@@ -48,6 +49,7 @@ export interface Posix {
   blockZeroOut(fd: number, offsetBytes: number, lengthBytes: number, done: CallDone): void
   blockSizeBytes(fd: number): number
   logicalBlockBytes(fd: number): number
+  blockIsReadOnly(fd: number): boolean
   /** Whether the kernel vouches that a discarded range reads as zeroes; kernels since 4.12 never do. */
   blockDiscardZeroes(fd: number): boolean
 }
@@ -170,9 +172,17 @@ class KoffiPosix implements Posix {
     return result < 0 ? result : (size[0] as number)
   }
 
+  blockIsReadOnly(fd: number): boolean {
+    return this.#blockFlag(fd, BLKROGET)
+  }
+
   blockDiscardZeroes(fd: number): boolean {
+    return this.#blockFlag(fd, BLKDISCARDZEROES)
+  }
+
+  #blockFlag(fd: number, request: number): boolean {
     const flag = new Uint32Array(new ArrayBuffer(128), 0, 1)
-    return this.#checked(this.#ioctl(fd, BLKDISCARDZEROES, flag)) === 0 && flag[0] === 1
+    return this.#checked(this.#ioctl(fd, request, flag)) === 0 && flag[0] !== 0
   }
 
   #checked(result: NativeResult): number {

@@ -55,7 +55,10 @@ export class ConfigError extends AppError {
 
   constructor(details: ConfigErrorDetails) {
     const { position } = details
-    super(`${printable(position.file)}:${position.line}: ${details.problem}`, { cause: details.cause })
+    super(
+      `${printable(position.file)}:${position.line}: ${details.problem}`,
+      details.cause === undefined ? undefined : { cause: details.cause },
+    )
     this.code = details.code
     this.hint = details.hint
     this.file = position.file

@@ -30,5 +30,5 @@ for (const file of corpus) {
   })
 }
 
-/** The dump names the lines of the file that it was made of. */
-const withoutPlaces = (dump: string): string => dump.replace(/^# defined at .*$/gm, '')
+/** The dump names the file that it was made of, and lines of it. */
+const withoutPlaces = (dump: string): string => dump.replace(/^# (?:defined at |\/).*$/gm, '')

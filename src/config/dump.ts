@@ -6,6 +6,7 @@
 import { printable } from './config-error.ts'
 import type { Configuration, Resource, SourceHost, SourceVolume } from './configuration.ts'
 import { choose, first, type Level, last } from './effective.ts'
+import { devicePath } from './hosts.ts'
 import { COPRIME, NBD } from './schema.ts'
 import { RESERVED_WORDS } from './token-reader.ts'
 import type { AddressNode, BodyNode, ConnectionNode, EndpointNode, HostNode, OptionNode, ProxyNode } from './tree.ts'
@@ -18,7 +19,7 @@ const VALUE_COLUMN = 24
 export function dumpConfiguration(configuration: Configuration): string {
   const { common, global } = configuration.source
   const lines = [`# ${printable(configuration.path)}`]
-  if (global.length > 0) lines.push(...block('global', 0, optionLines([last(global)], 1)), '')
+  if (global.length > 0) lines.push(...block('global', 0, globalLines(global)), '')
   if (common !== undefined) {
     const sections = bodySections(common, 1)
     if (sections.length > 0) lines.push(...block('common', 0, sections), '')
@@ -36,22 +37,32 @@ export function dumpResource(configuration: Configuration, resource: Resource): 
 // ---- words ----------------------------------------------------------------------------------------------------------
 
 const BARE_NAME = /^(?=.*[A-Za-z/_-])[A-Za-z0-9/._-]{1,128}$/
+const NUMBER = /^[0-9]{1,8}[KMGs]?$/
 const BARE_VALUE = /^[A-Za-z0-9/._-]{1,128}$/
 
 const quoted = (text: string): string => `"${text.replace(/["\\]/g, '\\$&')}"`
 
 /** As a name: not what the scanner takes for a number or a keyword. */
 function name(text: string): string {
-  const isNumber = /^[0-9]{1,8}[KMGs]?$/.test(text)
-  return BARE_NAME.test(text) && !isNumber && !RESERVED_WORDS.has(text) ? text : quoted(text)
+  return BARE_NAME.test(text) && !NUMBER.test(text) && !RESERVED_WORDS.has(text) ? text : quoted(text)
 }
 
-/** 8.4 takes neither keywords nor addresses as values, so that they are quoted; `yes` and `no` of a boolean never are. */
+/** As a value: numbers stay bare. 8.4 takes neither keywords nor addresses there unless they are quoted. */
+const word = (text: string): string => (NUMBER.test(text) ? text : name(text))
+
 function optionValue({ spec, spelling, value }: OptionNode): string {
-  if (spec.kind === 'names') return (value as readonly string[]).map(name).join(' ')
-  if (spec.kind === 'boolean' || spec.name === 'usage-count') return spelling
-  const isWord = spec.kind === 'text' && !/^[0-9]+$/.test(spelling)
-  return isWord ? name(spelling) : BARE_VALUE.test(spelling) ? spelling : quoted(spelling)
+  switch (spec.kind) {
+    case 'names':
+      return (value as readonly string[]).map(name).join(' ')
+    case 'choice':
+      return String(value) // the protocol's letter in capitals
+    case 'boolean':
+      return spelling
+    case 'text':
+      return word(spelling)
+    default:
+      return BARE_VALUE.test(spelling) ? spelling : quoted(spelling)
+  }
 }
 
 const address = ({ family, host, port }: AddressNode): string =>
@@ -76,6 +87,14 @@ function optionLines(levels: readonly Level[], depth: number): string[] {
   )
 }
 
+/** drbdadm does not align these. */
+const globalLines = (options: readonly OptionNode[]): string[] =>
+  [...choose([last(options)]).values()].map((option) =>
+    [`${INDENT}${option.spec.name}`, ...(option.spec.kind === 'flag' ? [] : [optionValue(option)])]
+      .join(' ')
+      .concat(';'),
+  )
+
 function section(title: string, depth: number, inner: readonly string[]): string[] {
   return inner.length === 0 ? [] : block(title, depth, inner)
 }
@@ -84,7 +103,7 @@ const pluginLines = (plugins: readonly string[][], depth: number): string[] =>
   section(
     'plugin',
     depth,
-    plugins.map((words) => `${INDENT.repeat(depth + 1)}${words.map(name).join(' ')};`),
+    plugins.map((words) => `${INDENT.repeat(depth + 1)}${words.map(word).join(' ')};`),
   )
 
 /** The sections of options of a resource or of common; `common` counts the first of two statements, a resource the last. */
@@ -171,7 +190,7 @@ function hostTitle(node: HostNode): string {
 }
 
 function volumeLines({ device, disk, metaDisk }: SourceVolume, depth: number, node: HostNode): string[] {
-  const path = device.path === undefined ? '' : `${name(device.path)} `
+  const path = device.path === undefined ? '' : `${name(devicePath(device.path))} `
   const lines = [statement(depth, 'device', `${path}minor ${device.minor}`)]
   if (node.kind === 'stacked') return lines
   // Without a disk there is no metadata either; without meta-disk they are internal (DRBD 9).

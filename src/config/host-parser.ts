@@ -143,7 +143,7 @@ export function parseHostProxy(reader: TokenReader): ProxyNode {
     'ignored-section',
     'proxy',
     position,
-    "'proxy' has no effect here: hosts talk to each other directly.",
+    "'proxy' is not configured from here; it must be running already.",
   )
   reader.expect('on')
   const names = hostNames(reader)

@@ -11,10 +11,12 @@ import type {
   AddressNode,
   BodyNode,
   ConnectionNode,
+  DeviceNode,
   EndpointNode,
   HostNode,
   MeshNode,
   Name,
+  ProxyNode,
   VolumeNode,
 } from './tree.ts'
 
@@ -80,7 +82,7 @@ function sourceVolume(body: BodyNode, host: HostNode, { number, own, inherited }
   const nothing = emptyVolume(number, true, host.position)
   const volume = own ?? nothing
   const base = inherited ?? nothing
-  const device = volume.device ?? base.device
+  const device = inheritedDevice(volume.device, base.device)
   const disk = (volume.disk ?? base.disk)?.text
   const metaDisk = volume.metaDisk ?? base.metaDisk
   const where = `in resource ${body.name.text}, on ${labelOf(host)} { ... }: `
@@ -95,6 +97,15 @@ function sourceVolume(body: BodyNode, host: HostNode, { number, own, inherited }
   const options = { hostDiskOptions: volume.diskOptions, resourceDiskOptions: base.diskOptions }
   return { number, implicit, device, disk, diskInherited, metaDisk, ...options }
 }
+
+/** A host that gives only a minor number keeps the name that the resource gives, unless that name is a number, too. */
+function inheritedDevice(own: DeviceNode | undefined, base: DeviceNode | undefined): DeviceNode | undefined {
+  if (own === undefined || own.path !== undefined || base?.path === undefined) return own ?? base
+  return devicePath(base.path).startsWith('/dev/drbd_') ? { ...own, path: base.path } : own
+}
+
+/** `/dev/` may be left out. */
+export const devicePath = (path: string): string => (path.startsWith('/dev/') ? path : `/dev/${path}`)
 
 // ---- checks within a resource ---------------------------------------------------------------------------------------
 
@@ -303,6 +314,12 @@ function endpointAddress(host: HostNode, endpoint: EndpointNode | undefined): Ad
 export function addressTowards(host: HostNode, connection: ConnectionNode | undefined): AddressNode | undefined {
   const endpoint = connection?.paths[0]?.find((end) => hasName(host, end.host.text))
   return endpointAddress(host, endpoint)
+}
+
+/** DRBD proxy of a host, in its section or in the connection. */
+export function proxyOf(host: HostNode, connection: ConnectionNode | undefined): ProxyNode | undefined {
+  const endpoint = connection?.paths[0]?.find((end) => hasName(host, end.host.text))
+  return endpoint?.proxy ?? host.proxy
 }
 
 // ---- checks over all resources --------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ test('messages in drbdadm’s words', () => {
     ],
   ]
   for (const [text, message] of cases) {
-    const error = errorOf(resource(text).replace(/\n\n/, '\n'))
+    const error = errorOf(resource(`\n${text}`))
     assert.equal(error.message, message)
     assert.equal(error.exitCode, 10)
   }
@@ -153,7 +153,7 @@ test('bounds: length of the files, hosts times volumes', () => {
   const volumes = Array.from({ length: 3000 }, (_, n) => `volume ${n} { device minor ${n}; disk /d${n}; }`).join('\n')
   const hosts = Array.from({ length: 100 }, (_, n) => `on h${n} { address 10.0.0.${n}:1; }`).join('\n')
   assert.equal(errorOf(`resource r0 { ${volumes} ${hosts} }`).code, 'E_CONFIG_LIMIT')
-  assert.equal(errorOf(`resource r0 { on ${'h '.repeat(100)} { } }`).code, 'E_CONFIG_CONFLICT')
+  assert.equal(errorOf(`resource r0 { on ${'h '.repeat(100)} { } }`).code, 'E_CONFIG_LIMIT')
 })
 
 // ---- nothing but ConfigError ----------------------------------------------------------------------------------------

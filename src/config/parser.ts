@@ -8,7 +8,7 @@
 //       r0 { write-now-acks yes; nbd { listen unix /run/r0.sock; listen tcp 127.0.0.1:10809; } }
 //   }
 
-import type { Position } from './config-error.ts'
+import { ConfigError, type Position } from './config-error.ts'
 import { parseConnection, parseMesh } from './connection-parser.ts'
 import {
   parseFloating,
@@ -66,7 +66,6 @@ export function parseTemplate(source: SourceFile, notes: Notes, inclusions: Incl
   if (!reader.at('common')) throw reader.expected('TK_COMMON')
   // Named after its file, as its sections are none of those that `common { }` must have only once.
   const name = { text: `template-file ${source.path}`, position: reader.next().position }
-  reader.expect('{')
   const template = parseBody(reader, inclusions, name, true)
   if (reader.peek().kind !== 'end') throw reader.expected('end of file')
   return template
@@ -103,16 +102,17 @@ function parseGlobal(reader: TokenReader, { notes, tree }: ParseInput): void {
 function parseCommon(reader: TokenReader, { notes, tree, inclusions }: ParseInput): void {
   const keyword = reader.next()
   notes.claim('resource section', 'common', keyword.position)
-  reader.expect('{')
   tree.common = parseBody(reader, inclusions, keyword, true)
 }
 
 function parseResource(reader: TokenReader, { notes, tree, inclusions }: ParseInput): void {
   reader.next()
   const name = reader.name()
-  if (name.text === '') throw reader.error('E_CONFIG_VALUE', name.position, 'Resource name is empty.')
+  if (name.text === '') {
+    const problem = 'Resource name is empty.'
+    throw new ConfigError({ code: 'E_CONFIG_VALUE', position: name.position, problem, hint: '', exitCode: 1 })
+  }
   notes.claim('resource section', name.text, name.position)
-  reader.expect('{')
   tree.resources.push(parseBody(reader, inclusions, name, false))
 }
 
@@ -127,8 +127,9 @@ function parseRequirement(reader: TokenReader): void {
 
 // ---- resource and common --------------------------------------------------------------------------------------------
 
-const emptyBody = (name: Name, common: boolean): BodyNode => ({
+const emptyBody = (name: Name, definedAt: Position, common: boolean): BodyNode => ({
   name,
+  definedAt,
   common,
   options: [],
   listens: [],
@@ -147,9 +148,9 @@ const emptyBody = (name: Name, common: boolean): BodyNode => ({
   template: undefined,
 })
 
-/** The opening brace has been taken. */
 function parseBody(reader: TokenReader, inclusions: Inclusions, name: Name, common: boolean): BodyNode {
-  const body = emptyBody({ text: name.text, position: name.position }, common)
+  const { position } = reader.expect('{')
+  const body = emptyBody({ text: name.text, position: name.position }, position, common)
   while (!reader.accept('}')) {
     if (reader.peek().kind === 'end') {
       // drbdadm takes the end of the file for the closing brace, here and only here.
@@ -257,7 +258,7 @@ function parseBodySection(reader: TokenReader, section: BodySection, body: BodyN
       'ignored-section',
       'proxy',
       position,
-      "'proxy' has no effect here: hosts talk to each other directly.",
+      "'proxy' is not configured from here; it must be running already.",
     )
   }
   reader.expect('{')

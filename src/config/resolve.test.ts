@@ -50,12 +50,12 @@ test('every option has its default, and explicit is empty', () => {
 })
 
 test('explicit tells how and where an option was set', () => {
-  const { net } = only(`${VOLUME}${HOSTS} net { ping-int 010; no-tcp-cork; }`)
+  const { net } = only(`${VOLUME}${HOSTS}\n  net { ping-int 010; no-tcp-cork; }`)
   assert.equal(net.pingIntSeconds, 10)
   assert.deepEqual([...net.explicit.keys()], ['pingIntSeconds', 'tcpCork'])
   const setting = net.explicit.get('pingIntSeconds')
   assert.equal(setting?.spelling, '010')
-  assert.deepEqual(setting?.position, { file: 'c.conf', line: 2, column: 158 })
+  assert.deepEqual(setting?.position, { file: 'c.conf', line: 3, column: 9 })
 })
 
 test('hosts: addresses, volumes, metadata', () => {
@@ -86,7 +86,7 @@ test('hosts: addresses, volumes, metadata', () => {
   ])
   assert.deepEqual(facts(peer)?.[1], {
     number: 1,
-    device: '/dev/drbd7',
+    device: '/dev/drbd_x', // the name stays, the number is the host's own
     minor: 7,
     path: '/dev/b',
     metaDisk: { kind: 'external', path: '/dev/mx', index: 'flexible' },

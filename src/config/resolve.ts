@@ -17,11 +17,20 @@ import type {
   Volume,
 } from './configuration.ts'
 import { choose, effectiveOptions, first, type Level, last, warnOfTwice } from './effective.ts'
-import { addressTowards, claimUniqueThings, localHost, pairsOf, sourceOf, type Viewpoint } from './hosts.ts'
+import {
+  addressTowards,
+  claimUniqueThings,
+  devicePath,
+  localHost,
+  pairsOf,
+  proxyOf,
+  sourceOf,
+  type Viewpoint,
+} from './hosts.ts'
 import { didYouMean } from './nearest-word.ts'
 import type { Notes } from './notes.ts'
 import { COPRIME, DISK, GLOBAL, HANDLERS, NBD, NET, OPTIONS, STARTUP } from './schema.ts'
-import type { BodyNode, ConfigTree, ConnectionNode, CoprimeNode, MeshNode, OptionNode } from './tree.ts'
+import type { AddressNode, BodyNode, ConfigTree, ConnectionNode, CoprimeNode, MeshNode, OptionNode } from './tree.ts'
 import { unsupportedReason } from './unsupported.ts'
 
 export type Resolved = Omit<Configuration, 'path' | 'files'>
@@ -91,7 +100,7 @@ function resolveResource(context: Context): Resource {
   const disk = diskBase(context, ends.connection)
   const sections = source.hosts.map((host) => hostSection(host, ends, context.view, disk))
   const local = ends.local === undefined ? undefined : sections[ends.local]
-  const { file, line } = body.name.position
+  const { file, line } = body.definedAt
   const resource = {
     name: body.name.text,
     definedAt: { file, line },
@@ -100,7 +109,7 @@ function resolveResource(context: Context): Resource {
     handlers: handlers(body, common),
     startup: startupOptions(body, common, notes),
     local,
-    peer: ends.peer === undefined ? undefined : sections[ends.peer],
+    peer: peerSection(source, sections, ends),
     coprime: coprimeOptions(context),
     source,
   }
@@ -125,17 +134,30 @@ function endsOf({ source, view, notes }: Context): Ends {
   return { local, peers: 1, ...pair }
 }
 
+/** Behind a DRBD proxy the peer is met at the inside of the own host's one. */
+function peerSection({ hosts }: ResourceSource, sections: readonly HostSection[], ends: Ends): HostSection | undefined {
+  const peer = ends.peer === undefined ? undefined : sections[ends.peer]
+  const own = ends.local === undefined ? undefined : hosts[ends.local]
+  if (peer === undefined || own === undefined) return peer
+  const inside = proxyOf(own.node, ends.connection)?.inside
+  return inside === undefined ? peer : { ...peer, address: usableAddress(inside) }
+}
+
 function hostSection(host: SourceHost, ends: Ends, view: Viewpoint, disk: DiskBase): HostSection {
   const { node } = host
-  const address = addressTowards(node, ends.connection)
-  const family = address?.family === 'ipv6' ? 'ipv6' : 'ipv4'
-  const text = address?.host ?? '0.0.0.0' // no address at all: part of no connection with this host
   const named = node.names.find((name) => name.text === view.hostName) ?? node.names[0]
   return {
     hostName: named?.text ?? '',
-    address: { family, host: normalizedAddress(family, text) ?? text, port: address?.port ?? 0 },
+    address: usableAddress(addressTowards(node, ends.connection)),
     volumes: host.volumes.map((volume) => resolveVolume(host, volume, disk)),
   }
+}
+
+/** Without an address the host is part of no connection with this one. */
+function usableAddress(address: AddressNode | undefined): HostSection['address'] {
+  const family = address?.family === 'ipv6' ? 'ipv6' : 'ipv4'
+  const host = address?.host ?? '0.0.0.0'
+  return { family, host: normalizedAddress(family, host) ?? host, port: address?.port ?? 0 }
 }
 
 function resolveVolume(host: SourceHost, volume: SourceVolume, disk: DiskBase): Volume {
@@ -150,8 +172,6 @@ function resolveVolume(host: SourceHost, volume: SourceVolume, disk: DiskBase): 
     diskOptions: diskOptions(volume, disk),
   }
 }
-
-const devicePath = (path: string): string => (path.startsWith('/dev/') ? path : `/dev/${path}`)
 
 // ---- options --------------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,8 @@ export interface CoprimeNode {
 /** `common { }` or `resource NAME { }`. Lists of options are in the order of the file, over all sections they came from. */
 export interface BodyNode extends CoprimeNode {
   readonly name: Name
+  /** The opening brace: the line that drbdadm names. */
+  readonly definedAt: Position
   readonly common: boolean
   readonly net: OptionNode[]
   readonly disk: OptionNode[]

@@ -553,6 +553,12 @@ export class Connection implements EpochHost {
         if (!io.resync.onAnswer(packet.sector, packet.sizeBytes, undefined))
           this.#engine.log('debug', 'deallocated range that was not asked for', volume.number)
         break
+      case 'P_IN_DOUBT':
+        io.peer.onInDoubt(packet.payload)
+        break
+      case 'P_APPLIED':
+        io.onApplied(packet.payload)
+        break
       case 'P_STATE_CHG_REQ':
         this.#onVolumeChangeRequest(packet, volume)
         break

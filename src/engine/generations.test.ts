@@ -192,13 +192,10 @@ describe('5.4 comparison', () => {
   it('rule 41: a crashed Primary, and somebody is Primary now', () => {
     const equal = [view(A), view(A)] as const
     for (const crashed of [{ selfCrashedPrimary: true }, { peerCrashedPrimary: true }]) {
-      for (const survivorWins of [false, true]) {
-        const more = { ...crashed, survivorWins }
-        expectRule(compareInput(...equal, { ...more, selfRole: R_PRIMARY }), 41, 1)
-        expectRule(compareInput(...equal, { ...more, peerRole: R_PRIMARY }), 41, -1)
-        expectRule(compareInput(...equal, { ...more, selfRole: R_PRIMARY, peerRole: R_PRIMARY }), 41, SPLIT_BRAIN)
-        expectRule(compareInput(...equal, { ...more, selfRole: R_PRIMARY, features: FF_TRIM }), 41, NEEDS_NEWER)
-      }
+      expectRule(compareInput(...equal, { ...crashed, selfRole: R_PRIMARY }), 41, 1)
+      expectRule(compareInput(...equal, { ...crashed, peerRole: R_PRIMARY }), 41, -1)
+      expectRule(compareInput(...equal, { ...crashed, selfRole: R_PRIMARY, peerRole: R_PRIMARY }), 41, SPLIT_BRAIN)
+      expectRule(compareInput(...equal, { ...crashed, selfRole: R_PRIMARY, features: FF_TRIM }), 41, NEEDS_NEWER)
     }
   })
 
@@ -209,9 +206,19 @@ describe('5.4 comparison', () => {
     expectRule(compareInput(view(A), view(A), { peerCrashedPrimary: true, peerRole: R_UNKNOWN }), 40, -1)
   })
 
-  it('rule 40 with one crashed Primary and survivorWins: the other is the source', () => {
-    expectRule(compareInput(view(A), view(A), { selfCrashedPrimary: true, survivorWins: true }), 40, -1)
-    expectRule(compareInput(view(A), view(A), { peerCrashedPrimary: true, survivorWins: true }), 40, 1)
+  it('rule 43 (ours): one crashed Primary, the survivor or a Primary is the source, whoever missed the end of a resync', () => {
+    const pairs = [
+      [view(A), view(A)],
+      [view(A, B, C), view(A, 0n, B, C)],
+      [view(A, 0n, B, C), view(A, B, C)],
+    ] as const
+    for (const [self, peer] of pairs) {
+      const crashed = { selfCrashedPrimary: true, survivorWins: true }
+      expectRule(compareInput(self, peer, crashed), 43, -1)
+      expectRule(compareInput(self, peer, { ...crashed, peerRole: R_PRIMARY }), 43, -1)
+      expectRule(compareInput(self, peer, { ...crashed, selfRole: R_PRIMARY }), 43, 1)
+      expectRule(compareInput(self, peer, { peerCrashedPrimary: true, survivorWins: true }), 43, 1)
+    }
   })
 
   it('rule 40 with two crashed Primaries: the flag holder is the target', () => {

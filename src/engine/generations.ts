@@ -110,9 +110,12 @@ function compareUnused({ self, peer }: CompareInput): Comparison | undefined {
   return undefined
 }
 
-/** Rules 34 to 42: both hold the same generation. The tests for zero are exact. */
+/** Rules 34 to 43: both hold the same generation. The tests for zero are exact. */
 function compareEqual(input: CompareInput): Comparison {
   const { self, peer, apv } = input
+  if (input.survivorWins && input.selfCrashedPrimary !== input.peerCrashedPrimary) {
+    return { result: sourceAfterCrash(input) ? 1 : -1, rule: 43 }
+  }
   if (self.bitmap !== 0n && peer.bitmap === 0n) {
     const peerFinished = sameGeneration(self.bitmap, peer.history1) && sameGeneration(self.history1, peer.history2)
     const rule = peerFinished ? 34 : 36
@@ -144,7 +147,18 @@ function compareAfterCrash(input: CompareInput): Comparison {
     return { result: selfPrimary ? 1 : -1, rule: 41 }
   }
   if (selfCrashedPrimary && peerCrashedPrimary) return { result: input.resolveConflicts ? -1 : 1, rule: 40 }
-  return { result: selfCrashedPrimary === input.survivorWins ? -1 : 1, rule: 40 }
+  return { result: selfCrashedPrimary ? 1 : -1, rule: 40 }
+}
+
+/**
+ * Rule 43: one host crashed, and all that was answered is on the other one. This comes before rules 34 to 37, which would
+ * let a crashed source of a resync win over the target that finished it and is being used. Only a host that is Primary
+ * now stands above the survivor: its users read from it.
+ */
+function sourceAfterCrash(input: CompareInput): boolean {
+  const selfPrimary = input.selfRole === R_PRIMARY
+  const peerPrimary = input.peerRole === R_PRIMARY
+  return selfPrimary === peerPrimary ? input.peerCrashedPrimary : selfPrimary
 }
 
 /**

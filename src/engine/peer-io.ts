@@ -22,6 +22,7 @@ import {
 import type { PacketOf } from '../wire/drbd/packets.ts'
 import type { DiskOp } from './effects.ts'
 import type { ReceivedEpoch } from './epochs.ts'
+import { AppliedWrites, decodeCookies, encodeCookies } from './in-doubt.ts'
 import { RETRY_OWED_MS } from './limits.ts'
 import { type LocalWrite, mustWait, PeerRead, type PeerReadPurpose, PeerWrite } from './requests.ts'
 import type { VolumeIo } from './volume-io.ts'
@@ -55,6 +56,9 @@ export class PeerIo {
   /** Of these, those not yet handed to the disk. */
   #waiting: PeerWrite[] = []
   #flushes: PeerFlush[] = []
+  readonly #applied = new AppliedWrites()
+  /** Asked while writes of the lost connection were still at the disk. */
+  #askedInDoubt: readonly number[] | undefined
   pendingBytes = 0
 
   constructor(io: VolumeIo) {
@@ -114,7 +118,10 @@ export class PeerIo {
       volume.bitmap?.set(from, to)
       this.#sendAck('P_NEG_ACK', write)
       volume.onDataError(error, 'write')
-    } else this.#acknowledge(write)
+    } else {
+      if (volume.engine.settings.allowTwoPrimaries) this.#applied.add(write.blockIdLo)
+      this.#acknowledge(write)
+    }
     this.#finish(write)
     if (write.restartOverlapping) io.restartPostponed(write.sector, write.sectors)
   }
@@ -122,6 +129,7 @@ export class PeerIo {
   /** The link is gone: what has not reached the disk is forgotten; what has, completes without an answer. */
   onPeerLost(): void {
     this.#flushes = []
+    this.#askedInDoubt = undefined
     for (const write of this.#waiting.splice(0)) this.#drop(write)
   }
 
@@ -238,6 +246,26 @@ export class PeerIo {
     this.#io.pumpNeeded = true
     for (const flush of this.#flushes) flush.waitsFor.delete(write)
     if (this.#flushes.length > 0) this.#startFlushes()
+    this.#answerInDoubt()
+  }
+
+  /** The peer asks which of its writes were applied here before the link was lost. */
+  onInDoubt(payload: Uint8Array): void {
+    this.#askedInDoubt = decodeCookies(payload)
+    this.#answerInDoubt()
+  }
+
+  #answerInDoubt(): void {
+    const asked = this.#askedInDoubt
+    if (asked === undefined) return
+    for (const write of this.pending) if (write.epoch.lost) return
+    this.#askedInDoubt = undefined
+    const { volume } = this.#io
+    volume.engine.connection.sendData({
+      type: 'P_APPLIED',
+      volume: volume.number,
+      payload: encodeCookies(this.#applied.among(asked)),
+    })
   }
 
   /** No usable disk here: the data is dropped, the peer is told (6.2). */
@@ -274,6 +302,7 @@ export class PeerIo {
   // ---- flushes ---------------------------------------------------------------------------------------------------------
 
   #onFlush(packet: DataPacket, epoch: ReceivedEpoch): void {
+    this.#applied.onFlushReceived()
     this.#flushes.push(new PeerFlush(this, packet, epoch, new Set(this.pending)))
     this.#startFlushes()
   }
@@ -289,6 +318,7 @@ export class PeerIo {
   onPeerFlushDone(flush: PeerFlush, error: DiskError | undefined): void {
     if (flush.epoch.lost) return
     this.#ack(error === undefined ? 'P_WRITE_ACK' : 'P_NEG_ACK', flush.packet, 0)
+    this.#applied.onFlushAcknowledged()
     if (error !== undefined) this.#io.volume.onDataError(error, 'flush')
     this.#io.volume.engine.connection.receivedEpochs.written(flush.epoch)
   }

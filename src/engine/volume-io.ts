@@ -25,6 +25,7 @@ import {
   DP_ZEROES,
 } from '../wire/drbd/constants.ts'
 import type { DiskOp } from './effects.ts'
+import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
 import { PeerIo } from './peer-io.ts'
 import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest } from './requests.ts'
@@ -53,6 +54,11 @@ export class VolumeIo {
   #parked: (LocalWrite | FlushRequest)[] = []
   /** Active writes that have to be sent (again) as soon as nothing is in their way. */
   #restarts: LocalWrite[] = []
+  /**
+   * In flight when the link was lost, by block id: the peer may have applied them, and its readers may have seen them. A
+   * write that was applied must not be executed again, because others may have been ordered after it since.
+   */
+  readonly #inDoubt = new Map<number, LocalWrite>()
   #nextCookie = 1
   pumpNeeded = false
   /** When the application last asked for something, for the resync that yields to it. */
@@ -511,7 +517,7 @@ export class VolumeIo {
     if (!volume.dataAccessible) {
       write.completed = true
       this.failWrite(write, { code: 'io', message: `volume ${volume.number}: the peer with the UpToDate data is lost` })
-    } else if (volume.replicates && !write.refused) {
+    } else if (volume.replicates && !write.refused && !this.#inDoubt.has(write.cookie)) {
       this.#restarts.push(write)
       this.pumpNeeded = true
     } else this.#parked.push(write)
@@ -541,6 +547,7 @@ export class VolumeIo {
       } else {
         request.peerPending = false
         request.onPeer = false
+        this.#inDoubt.set(request.cookie, request)
         this.#maybeComplete(request)
       }
     }
@@ -556,20 +563,46 @@ export class VolumeIo {
 
   /** This host may go on alone now (fenced, or the metadata is written): what was parked is complete. */
   completeParked(): void {
+    if (this.volume.mayCompleteAlone) this.#inDoubt.clear()
     const parked = this.#parked
     this.#parked = []
     for (const request of parked) {
-      if (request instanceof FlushRequest) this.flushes.complete(request)
-      else this.#maybeComplete(request)
+      if (!(request instanceof FlushRequest)) this.#maybeComplete(request)
+      else if (this.volume.mayCompleteAlone) this.flushes.complete(request)
+      else this.#parked.push(request)
     }
+    this.flushes.onDoubtsSettled()
   }
 
-  /** The peer came back before this host went on alone: parked writes are sent again, as new ones. */
+  get hasDoubts(): boolean {
+    return this.#inDoubt.size > 0
+  }
+
+  /** The peer came back before this host went on alone, and this host is the target: asks what became of its writes. */
+  askInDoubt(): void {
+    const payload = encodeCookies([...this.#inDoubt.keys()])
+    this.volume.engine.connection.sendData({ type: 'P_IN_DOUBT', volume: this.volume.number, payload })
+  }
+
+  /** The peer's answer: these were applied and are done; the others were seen by nobody and are sent again, as new ones. */
+  onApplied(payload: Uint8Array): void {
+    for (const cookie of decodeCookies(payload)) {
+      const write = this.#inDoubt.get(cookie)
+      if (write !== undefined) write.onPeer = true
+    }
+    this.#inDoubt.clear()
+    this.restartParked()
+    this.flushes.onDoubtsSettled()
+  }
+
+  /** What was parked and is not on the peer is sent again, as new requests. */
   restartParked(): void {
+    this.#inDoubt.clear()
     const parked = this.#parked
     this.#parked = []
     for (const request of parked) {
       if (request instanceof FlushRequest) this.flushes.request(request)
+      else if (request.onPeer) this.#maybeComplete(request)
       else this.#restarts.push(request)
     }
     if (parked.length > 0) this.pumpNeeded = true
@@ -633,7 +666,12 @@ export class Flushes implements DiskOp {
 
   request(flush: FlushRequest): void {
     this.#next.push(flush)
-    if (!this.#roundRunning) this.#startRound()
+    if (!this.#roundRunning && !this.#io.hasDoubts) this.#startRound()
+  }
+
+  /** While writes are in doubt no flush is sent: with it the peer would forget which of them it applied. */
+  onDoubtsSettled(): void {
+    if (!this.#roundRunning && !this.#io.hasDoubts && this.#next.length > 0) this.#startRound()
   }
 
   /** A round without a client, so that the peer's copies become stable. */
@@ -715,7 +753,7 @@ export class Flushes implements DiskOp {
       else if (!this.#onPeer && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)
       else this.complete(flush)
     }
-    if (this.#next.length > 0) this.#startRound()
+    if (this.#next.length > 0 && !this.#io.hasDoubts) this.#startRound()
   }
 }
 

@@ -532,7 +532,10 @@ export class Volume implements MetadataHost, ActivityHost {
       history2: 0n,
     })
     store.writeBitmap(bitmap, 'all')
-    this.change({ disk: D_UPTODATE, ...(this.state.conn >= C_CONNECTED ? { pdsk: D_UPTODATE } : {}) }, 'no initial sync needed')
+    this.change(
+      { disk: D_UPTODATE, ...(this.state.conn >= C_CONNECTED ? { pdsk: D_UPTODATE } : {}) },
+      'no initial sync needed',
+    )
     this.saveBeforeGoingOn()
   }
 
@@ -634,7 +637,10 @@ export class Volume implements MetadataHost, ActivityHost {
       this.#newUuidPending = false
       this.change({ suspFen: false }, 'the peer is back')
     }
-    if (!this.mayCompleteAlone) this.io.restartParked()
+    if (this.mayCompleteAlone || this.state.conn === C_WF_BITMAP_S) return
+    // A source completes what is parked as soon as the resync has begun; a target asks what became of it.
+    if (this.state.conn === C_WF_BITMAP_T && this.engine.connection.coprimePeer) this.io.askInDoubt()
+    else this.io.restartParked()
   }
 
   #onPeerLost(old: StateWord, next: StateWord): void {

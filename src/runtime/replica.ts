@@ -71,6 +71,8 @@ export class Replica implements ReplicaApi {
   #connecting: { cancel(): void } | undefined
   #alarm: { cancel(): void } | undefined
   #alarmAtMs = Number.POSITIVE_INFINITY
+  /** The engine's time never goes back, and an alarm that rings a rounding error early counts as on time. */
+  #nowMs = Number.NEGATIVE_INFINITY
 
   constructor(settings: ResourceSettings, ports: ReplicaPorts, options: EngineOptions = {}) {
     this.#settings = settings
@@ -194,7 +196,8 @@ export class Replica implements ReplicaApi {
   #run(): void {
     if (this.#running || this.#abandoned) return
     this.#running = true
-    const now = this.#ports.clock.nowMs()
+    const now = Math.max(this.#ports.clock.nowMs(), this.#nowMs)
+    this.#nowMs = now
     do {
       for (let event = this.#events.shift(); event !== undefined; event = this.#events.shift()) this.#step(event, now)
       this.#takePackets(now)
@@ -264,6 +267,7 @@ export class Replica implements ReplicaApi {
     if (at === Number.POSITIVE_INFINITY) return
     this.#alarm = this.#ports.clock.wakeAt(at, () => {
       this.#alarmAtMs = Number.POSITIVE_INFINITY
+      this.#nowMs = Math.max(at, this.#nowMs)
       this.#events.push({ type: 'tick' })
       this.#run()
     })

@@ -22,8 +22,8 @@ import { internalDataBytes } from './checkers/recovered-bitmap.ts'
 
 export type Mistake =
   | 'none'
-  /** Host b answers reads from its own disk without asking. */
-  | 'reads-from-copy'
+  /** Host b answers a read that it has seen before with what it was told then. */
+  | 'caches-reads'
   /** Writes are answered before they are anywhere. */
   | 'answers-early'
   /** A write is not sent to the peer now and then. */
@@ -89,6 +89,7 @@ export class ModelReplica implements ReplicaApi {
   readonly #awaited = new Map<number, (payload: Uint8Array | undefined) => void>()
   /** Host b: requests that wait for a connection. */
   #held: (() => void)[] = []
+  readonly #cache = new Map<string, Uint8Array>()
 
   constructor(settings: ResourceSettings, ports: ReplicaPorts, host: 'a' | 'b', mistake: Mistake = 'none') {
     this.#settings = settings
@@ -290,16 +291,20 @@ export class ModelReplica implements ReplicaApi {
   // ---- host b ---------------------------------------------------------------------------------------------------------
 
   #forward(job: Job, done: ClientDone): void {
-    if (this.#mistake === 'reads-from-copy' && job.type === READ) {
-      this.#disk?.read(job.sector * SECTOR_BYTES, job.sectors * SECTOR_BYTES, (_error, data) =>
-        job.done(data ?? job.data),
-      )
+    const range = `${job.sector}+${job.sectors}`
+    const cached = this.#cache.get(range)
+    if (this.#mistake === 'caches-reads' && job.type === READ && cached !== undefined) {
+      job.done(cached)
       return
     }
     const id = ++this.#ids
     this.#awaited.set(id, (payload) => {
-      if (payload === undefined) done({ code: 'io', message: 'connection lost' })
-      else job.done(payload)
+      if (payload === undefined) {
+        done({ code: 'io', message: 'connection lost' })
+        return
+      }
+      if (job.type === READ) this.#cache.set(range, payload)
+      job.done(payload)
     })
     this.#send(job.type, id, job.sector, job.sectors, job.data)
   }
@@ -328,8 +333,11 @@ export class ModelReplica implements ReplicaApi {
         finished(data ?? job.data),
       )
     } else if (this.#mistake === 'answers-early') {
-      finished(new Uint8Array())
-      this.#writeBoth(job, () => {})
+      job.done(new Uint8Array())
+      this.#writeBoth(job, () => {
+        this.#working = false
+        this.#work()
+      })
     } else this.#writeBoth(job, () => finished(new Uint8Array()))
   }
 
@@ -345,7 +353,7 @@ export class ModelReplica implements ReplicaApi {
     else {
       const id = ++this.#ids
       this.#awaited.set(id, one)
-      this.#send(APPLY, id, job.sector, job.sectors, job.data)
+      this.#send(APPLY, id, job.sector, job.sectors, this.#mistake === 'changes-buffer' ? job.data.slice() : job.data)
     }
     if (this.#mistake === 'changes-buffer') job.data[0] = (job.data[0] as number) ^ 1
   }

@@ -377,7 +377,7 @@ export class SimLink implements Link {
   #handler: LinkHandler | undefined
   #paused = false
   /** Sent and not yet handed to the operating system, each with the hash of what it held when it was sent. */
-  #queue: { readonly bytes: Uint8Array; readonly hash: string }[] = []
+  #queue: { readonly bytes: Uint8Array; readonly hash: string; takenBytes: number }[] = []
   #queuedBytes = 0
   /** Received and not yet read; `undefined` is the end of the stream. */
   #unread: (Uint8Array | undefined)[] = []
@@ -411,7 +411,7 @@ export class SimLink implements Link {
     if (!this.#open) return
     for (const bytes of chunks) {
       if (bytes.length === 0) continue
-      this.#queue.push({ bytes, hash: hashBytes(bytes) })
+      this.#queue.push({ bytes, hash: hashBytes(bytes), takenBytes: 0 })
       this.#queuedBytes += bytes.length
     }
     this.#schedulePump()
@@ -512,19 +512,18 @@ export class SimLink implements Link {
     const taken = new Uint8Array(Math.min(lengthBytesMax, this.#queuedBytes))
     let filled = 0
     while (filled < taken.length) {
-      const first = this.#queue.shift()
+      const first = this.#queue[0]
       assert(first !== undefined, `${this.name}: ${this.#queuedBytes} bytes queued but no buffer`)
-      if (hashBytes(first.bytes) !== first.hash) {
-        this.#network.report(
-          'link-contract',
-          `${this.name}: a buffer of ${first.bytes.length} bytes changed while queued`,
-        )
-      }
-      const part = first.bytes.subarray(0, taken.length - filled)
+      const part = first.bytes.subarray(first.takenBytes, first.takenBytes + taken.length - filled)
       taken.set(part, filled)
       filled += part.length
-      const rest = first.bytes.subarray(part.length)
-      if (rest.length > 0) this.#queue.unshift({ bytes: rest, hash: hashBytes(rest) })
+      first.takenBytes += part.length
+      if (first.takenBytes < first.bytes.length) break
+      this.#queue.shift()
+      if (hashBytes(first.bytes) !== first.hash) {
+        const what = `a buffer of ${first.bytes.length} bytes changed while queued`
+        this.#network.report('link-contract', `${this.name}: ${what}`)
+      }
     }
     this.#queuedBytes -= filled
     return taken

@@ -1,5 +1,6 @@
 // Configuration files in memory, for tests: a map of paths to texts behind the port that src/config reads through.
 
+import { posix } from 'node:path'
 import type { ConfigFiles } from '../../src/config/index.ts'
 
 export function memoryFiles(texts: Readonly<Record<string, string>>): ConfigFiles {
@@ -16,6 +17,6 @@ export function memoryFiles(texts: Readonly<Record<string, string>>): ConfigFile
     },
     realPath: (path) => path,
     directoryOf: (path) => path.slice(0, Math.max(0, path.lastIndexOf('/'))),
-    join: (directory, path) => (path.startsWith('/') || directory === '' ? path : `${directory}/${path}`),
+    join: (directory, path) => (path.startsWith('/') || directory === '' ? path : posix.join(directory, path)),
   }
 }

@@ -84,6 +84,9 @@ const queueLimits = group({
   pad: reserved(1),
 })
 
+/** Low halves of the block ids of all writes that can be in flight at once. */
+const IN_DOUBT_BYTES_MAX = 1024 * 1024
+
 const ackLayout = { fastLayout: 'ack' } as const
 const dataLayout = { fastLayout: 'data' } as const
 
@@ -177,6 +180,9 @@ export const PACKETS = [
     payload: rest({ min: SECTOR_MULTIPLE, max: LOGICAL_BLOCK_BYTES_MAX, multipleOf: SECTOR_MULTIPLE }),
   }),
   packet('P_ZEROES', 0x36, 'data', discardFields),
+  // Ours (docs/protocol.md), only to a peer that announced FF_COPRIME_ORDER: block ids, a big-endian u32 each.
+  packet('P_IN_DOUBT', 0x204, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
+  packet('P_APPLIED', 0x205, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
   packet('P_INITIAL_META', 0xfff1, 'meta', {}, { handshake: true }),
   packet('P_INITIAL_DATA', 0xfff2, 'data', {}, { handshake: true }),
   // 3.11

@@ -1,0 +1,119 @@
+// Goal: the rules of what may be lost when, one by one.
+// Method: hand-made histories of one sector, with and without power losses.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { History, type LoggedRequest } from '../history.ts'
+import { checkHistory } from './durability.ts'
+
+class Script {
+  readonly history = new History()
+
+  ask(kind: 'write' | 'flush', value = 0, fua = false): LoggedRequest {
+    const values = kind === 'flush' ? [] : [value]
+    return this.history.invoke({ host: 'a', kind, sector: 0, sectors: values.length, fua, values, invokedAtUs: 0 })
+  }
+
+  write(value: number, fua = false): this {
+    this.history.complete(this.ask('write', value, fua), 'done')
+    return this
+  }
+
+  flush(): this {
+    this.history.complete(this.ask('flush'), 'done')
+    return this
+  }
+
+  read(value: number): this {
+    const request = this.history.invoke({
+      host: 'b',
+      kind: 'read',
+      sector: 0,
+      sectors: 1,
+      fua: false,
+      values: [],
+      invokedAtUs: 0,
+    })
+    this.history.complete(request, 'done', [value])
+    return this
+  }
+
+  lose(): this {
+    this.history.powerLoss()
+    return this
+  }
+
+  get verdict(): string | undefined {
+    return checkHistory(this.history)?.checker
+  }
+}
+
+const script = (): Script => new Script()
+
+test('without a power loss nothing acknowledged may be lost, flushed or not', () => {
+  assert.equal(script().write(1).read(1).verdict, undefined)
+  assert.equal(script().write(1).read(0).verdict, 'linearizability')
+})
+
+test('a power loss may take what was not flushed, and only that', () => {
+  assert.equal(script().write(1).lose().read(0).verdict, undefined)
+  assert.equal(script().write(1).lose().read(1).verdict, undefined)
+  assert.equal(script().write(1).flush().lose().read(0).verdict, 'durability')
+  assert.equal(script().write(1).flush().lose().read(1).verdict, undefined)
+  assert.equal(script().write(1, true).lose().read(0).verdict, 'durability')
+  assert.equal(script().write(1).flush().write(2).write(3).lose().read(1).verdict, undefined)
+  assert.equal(script().write(1).flush().write(2).write(3).lose().read(2).verdict, undefined)
+  assert.equal(script().write(1).flush().write(2).flush().lose().read(1).verdict, 'durability')
+})
+
+test('a flush that was not answered before the loss, or asked before the write was done, promises nothing', () => {
+  const unanswered = script().write(1)
+  const flush = unanswered.ask('flush')
+  unanswered.lose()
+  unanswered.history.complete(flush, 'unknown')
+  assert.equal(unanswered.read(0).verdict, undefined)
+
+  const early = script()
+  const write = early.ask('write', 1)
+  const earlyFlush = early.ask('flush')
+  early.history.complete(write, 'done')
+  early.history.complete(earlyFlush, 'done')
+  assert.equal(early.lose().read(0).verdict, undefined)
+})
+
+test('after a loss all readers see one survivor', () => {
+  assert.equal(script().write(1).write(2).lose().read(1).read(2).verdict, 'durability')
+  assert.equal(script().write(1).write(2).lose().read(1).read(1).write(3).read(3).verdict, undefined)
+  assert.equal(script().write(1).write(2).lose().read(1).write(3).read(1).verdict, 'linearizability')
+})
+
+test('what was seen after one loss may not be lost in the next one', () => {
+  assert.equal(script().write(1).lose().read(1).lose().read(0).verdict, 'durability')
+  assert.equal(script().write(1).lose().read(1).write(2).lose().read(1).verdict, undefined)
+})
+
+test('a write under way during the loss may take effect before or after it', () => {
+  for (const seen of [0, 1]) {
+    const across = script()
+    const write = across.ask('write', 1)
+    across.lose().read(seen)
+    across.history.complete(write, 'done')
+    assert.equal(across.read(1).verdict, undefined, `first ${seen}`)
+  }
+})
+
+test('a refused write may not be seen, one with an error may', () => {
+  const refused = script()
+  refused.history.complete(refused.ask('write', 1), 'refused')
+  assert.equal(refused.read(1).verdict, 'linearizability')
+  const failed = script()
+  failed.history.complete(failed.ask('write', 1), 'unknown')
+  assert.equal(failed.read(0).read(1).verdict, undefined)
+})
+
+test('zeroing and losses', () => {
+  assert.equal(script().write(1).flush().write(0).lose().read(1).verdict, undefined)
+  assert.equal(script().write(1).write(0).flush().lose().read(1).verdict, 'durability')
+  assert.equal(script().write(1).flush().lose().write(0).read(0).verdict, undefined)
+  assert.equal(script().write(1).flush().lose().read(1).write(0).read(0).verdict, undefined)
+})
