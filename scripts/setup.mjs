@@ -86,7 +86,8 @@ function build() {
   if (existsSync(stampPath) && readFileSync(stampPath, 'utf8') === stamp) return
   say('building')
   removeOrphans(new Set(sources.map((path) => join('dist', path.replace(/\.ts$/, '.js')))))
-  if (!run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'])) fail('the build failed, see above')
+  if (!run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json']))
+    fail('the build failed, see above')
   writeFileSync(stampPath, stamp)
 }
 

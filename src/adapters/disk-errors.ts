@@ -3,6 +3,7 @@
 
 import { AppError } from '../base/errors.ts'
 import type { DiskError, DiskErrorCode } from '../runtime/ports.ts'
+import { systemCodeOf } from './system-code.ts'
 
 export type DiskRole = 'data' | 'meta'
 
@@ -62,12 +63,6 @@ export class DiskOpenError extends AppError {
       systemCode: systemCodeOf(cause),
     }
   }
-}
-
-/** `ENOSPC` and the like, of an error thrown by node:fs. */
-export function systemCodeOf(error: unknown): string | undefined {
-  if (!(error instanceof Error) || !('code' in error)) return undefined
-  return typeof error.code === 'string' ? error.code : undefined
 }
 
 const OPERATION_CODES: ReadonlyMap<string, DiskErrorCode> = new Map([

@@ -14,8 +14,9 @@ import { close, closeSync, constants, fstatSync, openSync, readFileSync, type St
 
 import { assert } from '../base/assert.ts'
 import { alignDown, SECTOR_BYTES } from '../base/units.ts'
-import { DiskOpenError, type DiskRole, systemCodeOf } from './disk-errors.ts'
+import { DiskOpenError, type DiskRole } from './disk-errors.ts'
 import { ERRNO, errnoName, type Posix } from './posix.ts'
+import { systemCodeOf } from './system-code.ts'
 
 export interface OpenRequest {
   readonly path: string

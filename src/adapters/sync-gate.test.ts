@@ -41,14 +41,21 @@ test('a probe that is slow doubles the while, up to a limit', () => {
   assert.equal(expectedMs, PENALTY_MS_MAX)
 })
 
-test('many fast operations in a row forget the past, a few do not', () => {
+test('what happens again soon doubles the while, however many fast operations were between', () => {
+  const gate = new SyncGate()
+  slow(gate, 0)
+  for (let i = 0; i < 10_000; i++) fast(gate, PENALTY_MS_MIN + i / 1000)
+  slow(gate, PENALTY_MS_MIN + 15)
+  assert.equal(gate.allows(3 * PENALTY_MS_MIN + 14.9), false)
+  assert.equal(gate.allows(3 * PENALTY_MS_MIN + 15), true)
+})
+
+test('a long time without a slow operation forgets the past', () => {
   const gate = new SyncGate()
   slow(gate, 0)
   slow(gate, 100)
-  for (let i = 0; i < 20; i++) fast(gate, 200)
-  slow(gate, 300)
-  assert.equal(gate.allows(300 + 4 * PENALTY_MS_MIN - 0.1), false)
-  for (let i = 0; i < 1000; i++) fast(gate, 500)
-  slow(gate, 600)
-  assert.equal(gate.allows(600 + PENALTY_MS_MIN), true)
+  slow(gate, 1000)
+  assert.equal(gate.allows(1000 + PENALTY_MS_MIN), true, '1000 ms are many times 20 ms')
+  slow(gate, 1100)
+  assert.equal(gate.allows(1100 + PENALTY_MS_MIN), false)
 })

@@ -69,8 +69,8 @@ export class TcpLink implements Link, TurnEndTask {
   #writingBytes = 0
   #taskSet = false
   #paused = false
-  /** Read although paused: the first to be delivered. */
-  #early: Uint8Array | undefined
+  /** Read although paused: to be delivered before anything else. */
+  readonly #early: Uint8Array[] = []
   /** By our own `close`, or after the end was reported. */
   #closed = false
   /** Why the socket is gone, while the handler does not know it. */
@@ -134,7 +134,7 @@ export class TcpLink implements Link, TurnEndTask {
       return
     }
     if (this.#writingBytes === 0) this.#write()
-    if (this.#early !== undefined && !this.#paused) this.#deliverEarly()
+    if (this.#early.length > 0 && !this.#paused) this.#deliverEarly()
   }
 
   /** False: read no more for now. */
@@ -142,8 +142,7 @@ export class TcpLink implements Link, TurnEndTask {
     if (this.#closed) return false
     if (this.#paused) {
       // A stream that is resumed and paused within one turn still reads once.
-      assert(this.#early === undefined, 'one read after a pause')
-      this.#early = chunk
+      this.#early.push(chunk)
       return false
     }
     this.#handler?.onData(chunk)
@@ -151,14 +150,14 @@ export class TcpLink implements Link, TurnEndTask {
   }
 
   #deliverEarly(): void {
-    const chunk = this.#early
-    this.#early = undefined
-    if (chunk !== undefined) this.#handler?.onData(chunk)
+    while (this.#early.length > 0 && !this.#paused && !this.#closed) {
+      this.#handler?.onData(this.#early.shift() as Uint8Array)
+    }
     if (!this.#paused && !this.#closed) this.#socket.resume()
   }
 
   #resume(): void {
-    if (this.#early === undefined) this.#socket.resume()
+    if (this.#early.length === 0) this.#socket.resume()
     else this.#setTask()
   }
 

@@ -6,7 +6,7 @@ import net from 'node:net'
 import { assert } from '../base/assert.ts'
 import { AppError } from '../base/errors.ts'
 import type { Link, Network } from '../runtime/ports.ts'
-import { systemCodeOf } from './disk-errors.ts'
+import { systemCodeOf } from './system-code.ts'
 import { adoptAccepted, ReadSlab, TcpLink } from './tcp-link.ts'
 
 export interface TcpAddress {

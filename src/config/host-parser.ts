@@ -9,9 +9,13 @@ import type { AddressNode, DeviceNode, HostNode, MetaDiskNode, Name, ProxyNode, 
 /** A place that volumes are described in: a resource or a host section. `label` names it in messages: `r0`, `r0:alice`. */
 interface VolumeOwner {
   readonly label: string
+  /** Statements of the implicit volume that may stand there only once: at resource level drbdadm cares for one of them. */
+  readonly unique: ReadonlySet<string>
   readonly volumes: Map<number, VolumeNode>
 }
 
+export const UNIQUE_IN_RESOURCE: ReadonlySet<string> = new Set(['device'])
+const UNIQUE_IN_HOST: ReadonlySet<string> = new Set(['device', 'disk', 'meta-disk'])
 export const VOLUME_STATEMENTS: ReadonlySet<string> = new Set(['device', 'disk', 'meta-disk', 'flexible-meta-disk'])
 
 const HOST_NAMES_MAX = 64
@@ -75,7 +79,8 @@ const emptyHost = (kind: HostNode['kind'], names: Name[], position: Position): H
 })
 
 function parseHostItems(reader: TokenReader, resource: string, host: HostNode): void {
-  const owner: VolumeOwner = { label: `${resource}:${(host.names[0] as Name).text}`, volumes: host.volumes }
+  const label = `${resource}:${(host.names[0] as Name).text}`
+  const owner: VolumeOwner = { label, unique: UNIQUE_IN_HOST, volumes: host.volumes }
   while (!reader.accept('}')) {
     const token = reader.peek()
     const word = token.kind === 'word' ? token.text : ''
@@ -83,12 +88,13 @@ function parseHostItems(reader: TokenReader, resource: string, host: HostNode): 
       throw reader.unknownStatement(STACKED_STATEMENTS, STACKED_STATEMENTS.split(' | '))
     }
     if (VOLUME_STATEMENTS.has(word)) parseVolumeStatement(reader, owner, reader.next())
-    else if (!parseHostItem(reader, word, owner.label, host)) throw reader.unknownStatement(HOST_STATEMENTS, HOST_WORDS)
+    else if (!parseHostItem(reader, word, owner, host)) throw reader.unknownStatement(HOST_STATEMENTS, HOST_WORDS)
   }
 }
 
 /** One statement that is not about the implicit volume; false if there is none of this name. */
-function parseHostItem(reader: TokenReader, word: string, label: string, host: HostNode): boolean {
+function parseHostItem(reader: TokenReader, word: string, owner: VolumeOwner, host: HostNode): boolean {
+  const { label } = owner
   const { position } = reader.peek()
   switch (word) {
     case 'address': {
@@ -112,7 +118,7 @@ function parseHostItem(reader: TokenReader, word: string, label: string, host: H
       reader.expect(';')
       return true
     case 'volume':
-      parseVolume(reader, { label, volumes: host.volumes }, 'host')
+      parseVolume(reader, owner, 'host')
       return true
     case 'options':
       reader.next()
@@ -190,7 +196,7 @@ export const unfinishedSkip = (reader: TokenReader, position: Position) =>
 export function parseVolume(reader: TokenReader, owner: VolumeOwner, where: 'resource' | 'host'): void {
   const { position } = reader.next()
   const number = reader.integer()
-  if (where === 'host' && owner.volumes.get(0)?.implicit === true) throw mixedVolumes(reader, position)
+  if (where === 'host' && owner.volumes.get(0)?.inSection === false) throw mixedVolumes(reader, position)
   reader.expect('{')
   const volume = emptyVolume(number, false, position)
   while (!reader.accept('}')) {
@@ -207,12 +213,12 @@ export function parseVolume(reader: TokenReader, owner: VolumeOwner, where: 'res
 export function parseVolumeStatement(reader: TokenReader, owner: VolumeOwner, keyword: Token): void {
   const { position } = keyword
   const there = owner.volumes.get(0)
-  if (owner.volumes.size > 0 && there?.implicit !== true) {
+  if (owner.volumes.size > 0 && (owner.volumes.size > 1 || there?.inSection !== false)) {
     throw mixedVolumes(reader, position)
   }
   const volume = there ?? emptyVolume(0, true, position)
   owner.volumes.set(0, volume)
-  readVolumeStatement(reader, volume, keyword, owner.label)
+  readVolumeStatement(reader, volume, keyword, owner)
 }
 
 function mixedVolumes(reader: TokenReader, position: Position) {
@@ -220,14 +226,19 @@ function mixedVolumes(reader: TokenReader, position: Position) {
   return reader.error('E_CONFIG_SYNTAX', position, 'mixing explicit and implicit volumes is not allowed', hint)
 }
 
-function readVolumeStatement(reader: TokenReader, volume: VolumeNode, keyword: Token, label: string | undefined): void {
+function readVolumeStatement(
+  reader: TokenReader,
+  volume: VolumeNode,
+  keyword: Token,
+  owner: VolumeOwner | undefined,
+): void {
   const { text, position } = keyword
   const claim = (what: string): void => {
-    if (label !== undefined) reader.notes.claim(`${what} statement`, `${label}:${what}`, position)
+    if (owner?.unique.has(what)) reader.notes.claim(`${what} statement`, `${owner.label}:${what}`, position)
   }
   if (text === 'device') {
     claim('device')
-    volume.device = parseDevice(reader, position) ?? volume.device
+    volume.device = parseDevice(reader, position, volume.device?.path) ?? volume.device
   } else if (text === 'disk') {
     claim('disk')
     if (reader.accept('{')) {
@@ -246,6 +257,7 @@ function readVolumeStatement(reader: TokenReader, volume: VolumeNode, keyword: T
 export const emptyVolume = (number: number, implicit: boolean, position: Position): VolumeNode => ({
   number,
   implicit,
+  inSection: !implicit,
   position,
   device: undefined,
   disk: undefined,
@@ -258,6 +270,7 @@ function addVolume(volumes: Map<number, VolumeNode>, added: VolumeNode): void {
   const there = volumes.get(added.number)
   volumes.set(added.number, {
     ...added,
+    implicit: there?.implicit ?? added.implicit,
     device: there?.device ?? added.device,
     disk: there?.disk ?? added.disk,
     metaDisk: there?.metaDisk ?? added.metaDisk,
@@ -265,10 +278,10 @@ function addVolume(volumes: Map<number, VolumeNode>, added: VolumeNode): void {
   })
 }
 
-/** `device [PATH] [minor N] ;`. Without either the statement says nothing, which drbdadm allows. */
-function parseDevice(reader: TokenReader, position: Position): DeviceNode | undefined {
+/** `device [PATH] [minor N] ;`. Without either the statement says nothing, which drbdadm allows; `known`: path up to now. */
+function parseDevice(reader: TokenReader, position: Position, known: string | undefined): DeviceNode | undefined {
   if (reader.accept(';')) return undefined
-  let path: string | undefined
+  let path = known
   if (!reader.at('minor')) {
     const token = reader.peek()
     const isPath = token.kind === 'word' || token.kind === 'string'

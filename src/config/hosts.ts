@@ -143,8 +143,8 @@ const isImplicit = (host: SourceHost): boolean => host.volumes[0]?.implicit === 
 function checkNodeIds(body: BodyNode): void {
   const { text: resource } = body.name
   const ids = new Map<number, Position>()
-  const numbered = body.hosts.some((host) => host.nodeId !== undefined)
-  const needed = numbered || body.connections.length > 0 || body.meshes.length > 0
+  const mesh = body.meshes.length > 0 && body.hosts.length !== 2
+  const needed = isNumbered(body) || body.connections.length > 0 || mesh
   for (const host of body.hosts) {
     const { nodeId } = host
     if (nodeId === undefined) {
@@ -162,10 +162,14 @@ function checkNodeIds(body: BodyNode): void {
   }
 }
 
+const isNumbered = (body: BodyNode): boolean => body.hosts.some((host) => host.nodeId !== undefined)
+
 function checkAddresses(body: BodyNode, hosts: readonly SourceHost[]): void {
   if (body.connections.length === 0 && body.meshes.length === 0) {
+    // With node-ids (DRBD 9) a host without an address is just not connected.
+    const mayLack = isNumbered(body) && (hosts.length === 1 || hosts.some(({ address }) => address !== undefined))
     for (const { node } of hosts) {
-      if (node.address !== undefined) continue
+      if (node.address !== undefined || mayLack) continue
       const problem = `in resource ${body.name.text}, on ${labelOf(node)} { ... }: 'address' keyword missing.`
       throw missing(node.position, problem, 'Add for example: address 10.0.0.1:7789;')
     }
@@ -200,10 +204,21 @@ function checkConnection(body: BodyNode, { hosts, volumes }: Known, connection: 
     }
     if (host !== undefined) checkEndpointAddress(body, host, endpoint)
   }
+  for (const path of connection.paths) checkBothEnds(body, hosts, path)
   const unknown = connection.volumes.find(({ number }) => !volumes.has(number))
   if (unknown === undefined) return
   const reference = `There is a reference to a volume ${unknown.number} that is not known in this resource`
   throw missing(unknown.position, `Resource ${body.name.text}: ${reference}`)
+}
+
+function checkBothEnds(body: BodyNode, hosts: readonly SourceHost[], path: readonly EndpointNode[]): void {
+  const [here, there] = path.map((end) => {
+    const host = hosts.find(({ node }) => hasName(node, end.host.text))
+    return host === undefined ? end.address : endpointAddress(host.node, end)
+  })
+  if (here === undefined || here.host !== there?.host || here.port !== there.port || isLoopback(here.host)) return
+  const problem = `in resource ${body.name.text} ${here.family}:${here.host}:${here.port} is used for both endpoints`
+  throw new ConfigError({ code: 'E_CONFIG_CONFLICT', position: there.position, problem, hint: '' })
 }
 
 function checkEndpointAddress(body: BodyNode, host: SourceHost, endpoint: EndpointNode): void {
@@ -266,8 +281,8 @@ export function localHost({ body, hosts }: ResourceSource, view: Viewpoint, note
   )
   const exact = matches((name) => name === view.hostName)
   const similar = exact.length > 0 ? [] : matches((name) => isSameHost(name, view.hostName))
-  if (similar.length > 1) {
-    // 9 refuses this, to 8.4 neither section is about this host.
+  if (similar.length > 1 && !isNumbered(body)) {
+    // 9 refuses this, to 8.4, which has no node-ids, neither section is about this host.
     const message = `in resource ${body.name.text}: several host sections may mean '${view.hostName}', and none is its exact name.`
     notes.warn('unknown-name', body.name.position, message)
     return undefined

@@ -18,6 +18,7 @@ import {
   parseVolume,
   parseVolumeStatement,
   skipToEnd,
+  UNIQUE_IN_RESOURCE,
   unfinishedSkip,
 } from './host-parser.ts'
 import type { SourceFile } from './lexer.ts'
@@ -169,7 +170,7 @@ function parseBody(reader: TokenReader, inclusions: Inclusions, name: Name, comm
 function parseBodyItem(reader: TokenReader, inclusions: Inclusions, body: BodyNode): void {
   const token = reader.peek()
   const word = token.kind === 'word' ? token.text : ''
-  const owner = { label: body.name.text, volumes: body.volumes }
+  const owner = { label: body.name.text, unique: UNIQUE_IN_RESOURCE, volumes: body.volumes }
   switch (word) {
     case 'net':
     case 'options':

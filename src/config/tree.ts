@@ -67,6 +67,8 @@ export interface VolumeNode {
   readonly number: number
   /** Made by statements outside of any `volume { }`, which describe volume 0. */
   readonly implicit: boolean
+  /** A `volume { }` has been read for it. */
+  readonly inSection: boolean
   readonly position: Position
   device: DeviceNode | undefined
   disk: Name | undefined

@@ -43,14 +43,19 @@ export function unsupportedReason(source: ResourceSource, { local, peers, connec
 
 function hostProblem({ node, volumes }: SourceHost, connection: ConnectionNode | undefined) {
   const address = addressTowards(node, connection)
-  if (address !== undefined) {
-    const { family, host, position } = address
-    if (family !== 'ipv4' && family !== 'ipv6') {
-      return { position, problem: `address family ${family} is not supported.`, hint: 'Use ipv4 or ipv6.' }
+  if (address === undefined) {
+    return {
+      position: node.position,
+      problem: 'a host has no address.',
+      hint: 'Add for example: address 10.0.0.1:7789;',
     }
-    if (normalizedAddress(family, host) === undefined) {
-      return { position, problem: `'${host}' is no ${family} address.`, hint: 'Correct the address.' }
-    }
+  }
+  const { family, host, position } = address
+  if (family !== 'ipv4' && family !== 'ipv6') {
+    return { position, problem: `address family ${family} is not supported.`, hint: 'Use ipv4 or ipv6.' }
+  }
+  if (normalizedAddress(family, host) === undefined) {
+    return { position, problem: `'${host}' is no ${family} address.`, hint: 'Correct the address.' }
   }
   const diskless = volumes.find(({ disk }) => disk === undefined || disk === 'none')
   if (diskless !== undefined) {

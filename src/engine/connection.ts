@@ -554,10 +554,12 @@ export class Connection implements EpochHost {
           this.#engine.log('debug', 'deallocated range that was not asked for', volume.number)
         break
       case 'P_IN_DOUBT':
-        io.peer.onInDoubt(packet.payload)
+        if (this.coprimePeer) io.peer.onInDoubt(packet.payload)
+        else this.protocolError('P_IN_DOUBT from a peer that did not announce our extension')
         break
       case 'P_APPLIED':
-        io.onApplied(packet.payload)
+        if (this.coprimePeer) io.onApplied(packet.payload)
+        else this.protocolError('P_APPLIED from a peer that did not announce our extension')
         break
       case 'P_STATE_CHG_REQ':
         this.#onVolumeChangeRequest(packet, volume)

@@ -107,8 +107,15 @@ export class Replica implements ReplicaApi {
     this.#submitPieces({ done, bytes, piecesLeft: events.length, error: undefined, data: [] }, events)
   }
 
+  /**
+   * Data in flight is bounded, and so is what the network has not taken yet: under protocol A a write is answered while
+   * its packet still waits to be sent.
+   */
   get admits(): boolean {
-    return this.#inFlightBytes < this.#settings.inFlightBytesMax
+    const max = this.#settings.inFlightBytesMax
+    if (this.#inFlightBytes >= max) return false
+    for (const socket of this.#sockets.values()) if (socket.link.queuedBytes >= max) return false
+    return true
   }
 
   onAdmission(call: () => void): void {
@@ -150,11 +157,14 @@ export class Replica implements ReplicaApi {
     if (error !== undefined) request.error ??= error
     if (data !== undefined) request.data[piece.index] = data
     if (--request.piecesLeft > 0) return
-    const admitted = this.admits
     this.#inFlightBytes -= request.bytes
     if (request.error !== undefined) request.done(request.error)
     else request.done(undefined, request.data)
-    if (!admitted && this.admits) for (const call of this.#admissionCalls.splice(0)) call()
+    this.#maybeAdmit()
+  }
+
+  #maybeAdmit(): void {
+    if (this.#admissionCalls.length > 0 && this.admits) for (const call of this.#admissionCalls.splice(0)) call()
   }
 
   #answerLater(done: ClientDone, error: ClientError | undefined): void {
@@ -199,7 +209,8 @@ export class Replica implements ReplicaApi {
     const now = Math.max(this.#ports.clock.nowMs(), this.#nowMs)
     this.#nowMs = now
     do {
-      for (let event = this.#events.shift(); event !== undefined; event = this.#events.shift()) this.#step(event, now)
+      for (let i = 0; i < this.#events.length; i++) this.#step(this.#events[i] as EngineEvent, now)
+      this.#events.length = 0
       this.#takePackets(now)
     } while (this.#events.length > 0)
     this.#running = false
@@ -458,12 +469,13 @@ export class Replica implements ReplicaApi {
         socket.framer.push(chunk)
         this.#run()
       },
-      onDrain: () => undefined,
+      onDrain: () => this.#maybeAdmit(),
       onClose: (reason) => {
         if (socket.closed) return
         socket.closed = true
         this.#sockets.delete(id)
         this.#push({ type: 'socket.closed', socket: id, reason })
+        this.#maybeAdmit()
       },
     })
     this.#push({ type: how, socket: id })

@@ -29,8 +29,9 @@ export interface WorkloadPlan {
   readonly clientsPerSide: number
   /** Of each client. */
   readonly inFlightMax: number
-  /** Half of the requests go to the first area (the hot blocks), the others to any of the areas. */
+  /** `hotPercent` of the requests go to the first area (the hot blocks), the others to any of the areas. */
   readonly areas: Readonly<Record<Side, readonly Area[]>>
+  readonly hotPercent: number
   readonly requestSectorsMax: number
   readonly weights: Readonly<Record<OperationKind, number>>
 }
@@ -46,6 +47,7 @@ export const WORKLOAD_DEFAULTS: WorkloadPlan = {
   clientsPerSide: 4,
   inFlightMax: 4,
   areas: { a: [HOT_AREA, REGION, FAR_REGION], b: [HOT_AREA, REGION, FAR_REGION] },
+  hotPercent: 50,
   requestSectorsMax: 24,
   weights: { read: 9, write: 10, fua: 1, zero: 0, flush: 1 },
 }
@@ -285,9 +287,9 @@ class WorkloadClient {
 
   /** Whole blocks, or any sectors; in the hot area, or in any. */
   #drawRange(): Area {
-    const { areas, requestSectorsMax } = this.#workload.plan
+    const { areas, hotPercent, requestSectorsMax } = this.#workload.plan
     const own = areas[this.#side]
-    const area = this.#prng.chance(1, 2) ? (own[0] as Area) : this.#prng.pick(own)
+    const area = this.#prng.chance(hotPercent, 100) ? (own[0] as Area) : this.#prng.pick(own)
     const unit = this.#prng.chance(1, 2) ? SECTORS_PER_BLOCK : 1
     const start = Math.ceil(area.sector / unit) * unit
     const units = Math.floor((area.sector + area.sectors - start) / unit)

@@ -123,6 +123,9 @@ const syncParam89 = (context: WireContext): fc.Arbitrary<BodyOf<'P_SYNC_PARAM89'
     .map(withoutUndefined)
 }
 
+const blockIds = () =>
+  fc.record({ payload: fc.integer({ min: 0, max: 100 }).map((ids) => new Uint8Array(4 * ids).fill(3)) })
+
 const bodies: { readonly [T in PacketType]: (context: WireContext) => fc.Arbitrary<BodyOf<T>> } = {
   P_DATA: data,
   P_DATA_REPLY: data,
@@ -179,6 +182,8 @@ const bodies: { readonly [T in PacketType]: (context: WireContext) => fc.Arbitra
       payload: fc.constantFrom(512, 4096).map((length) => new Uint8Array(length).fill(9)),
     }),
   P_ZEROES: discard,
+  P_IN_DOUBT: blockIds,
+  P_APPLIED: blockIds,
   P_INITIAL_META: nothing,
   P_INITIAL_DATA: nothing,
   P_CONNECTION_FEATURES: () => fc.record({ protocolMin: u32, features: u32, protocolMax: u32 }),

@@ -58,12 +58,14 @@ const MASTER_TABLE: readonly (readonly [number, PacketType, string, number, numb
   [0x33, 'P_RS_DEALLOCATED', 'data', 16, 16],
   [0x34, 'P_WSAME', 'data', 28 + 512, 28 + 65536],
   [0x36, 'P_ZEROES', 'data', 28, 28],
+  [0x204, 'P_IN_DOUBT', 'data', 0, 1 << 20],
+  [0x205, 'P_APPLIED', 'data', 0, 1 << 20],
   [0xfff1, 'P_INITIAL_META', 'meta', 0, 0],
   [0xfff2, 'P_INITIAL_DATA', 'data', 0, 0],
   [0xfffe, 'P_CONNECTION_FEATURES', 'data', 72, 72],
 ]
 
-test('3.1: command, name, socket and lengths of every packet', () => {
+test('3.1 and ours: command, name, socket and lengths of every packet', () => {
   const table = PACKETS.map((entry) => {
     const { lengthBytesMin, lengthBytesMax } = lengthBounds(entry, PLAIN_101)
     return [entry.command, entry.type, entry.socket, lengthBytesMin, lengthBytesMax]
