@@ -24,8 +24,8 @@ export function print(text = ''): void {
 
 /** Columns as wide as their widest cell; `alignRight` names the columns of numbers. */
 export function formatTable(rows: readonly (readonly string[])[], alignRight: readonly number[] = []): string[] {
-  const widths: number[] = []
-  for (const row of rows) row.forEach((cell, i) => widths.splice(i, 1, Math.max(widths[i] ?? 0, cell.length)))
+  const columns = Math.max(0, ...rows.map((row) => row.length))
+  const widths = Array.from({ length: columns }, (_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)))
   return rows.map((row) =>
     row
       .map((cell, i) => (alignRight.includes(i) ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))

@@ -1,5 +1,5 @@
-// Goal: the lab's network delays without reordering, and its cut behaves as a firewall rule. Method: two hosts on a network in memory
-// (bytes arrive at the next wake-up) and a clock that the test moves.
+// Goal: the lab's network delays without reordering, and its cut behaves as a firewall rule. Method: two
+// hosts on a network in memory (bytes arrive at the next wake-up) and a clock that the test moves.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

@@ -5,6 +5,8 @@ import { AppError } from '../base/errors.ts'
 import type { DiskError, DiskErrorCode } from '../runtime/ports.ts'
 import { systemCodeOf } from './system-code.ts'
 
+export { systemCodeOf }
+
 export type DiskRole = 'data' | 'meta'
 
 export type DiskOpenCode =

@@ -1,11 +1,12 @@
 // The Link port on a TCP socket of Node.js.
 //
 // Sending: chunks are gathered until the end of the turn (turn-end.ts) and leave through cork/uncork, which is one writev;
-// copying them into one buffer first was slower for all but the smallest. At most WRITE_BYTES_MAX are with the socket at a time, so that
-// `queuedBytes` follows what the operating system really took.
+// copying them into one buffer first was slower for all but the smallest. At most WRITE_BYTES_MAX are with the socket at a
+// time, so that `queuedBytes` follows what the operating system really took.
 //
 // Receiving: with `onread` the kernel writes into our own slabs, 64 to 256 KiB at a read, and the handler gets views of
-// them: no copy, no allocation per read (10 % less processor time per 4 KiB frame than `data` events). A slab lives as long as any view.
+// them: no copy, no allocation per read (10 % less processor time per 4 KiB frame than `data` events). A slab lives as
+// long as any view of it.
 
 import net from 'node:net'
 

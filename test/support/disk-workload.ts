@@ -11,7 +11,7 @@ import { SECTOR_BYTES, SECTORS_PER_BLOCK } from '../../src/base/units.ts'
 import { NbdCommandError, NbdDisconnectedError } from '../../src/nbd/client/errors.ts'
 import { checkRegister, splitIntoSectors } from '../../src/sim/checkers/linearizability.ts'
 import { History, type LoggedRequest, toRequestRecords } from '../../src/sim/history.ts'
-import { decodeSectors, describeValue, encodePayload, writtenValue, ZERO_VALUE } from '../../src/sim/payload.ts'
+import { decodeSectors, describeValue, encodePayload, type SectorValue, writtenValue, ZERO_VALUE } from '../../src/sim/payload.ts'
 import { Changes } from './bounded.ts'
 import { type DiskPair, SIDES, type Side } from './disk-pair.ts'
 
@@ -56,7 +56,24 @@ export const WORKLOAD_DEFAULTS: WorkloadPlan = {
 export class DiskHistory {
   readonly log = new History()
   readonly completedMs = new Map<LoggedRequest, number>()
-  #writers = 0
+  /** What sectors hold at the beginning; zero those that are not named. */
+  readonly #initial: ReadonlyMap<number, SectorValue>
+  #writers: number
+
+  constructor(initial: ReadonlyMap<number, SectorValue> = new Map(), writers = 0) {
+    this.#initial = initial
+    this.#writers = writers
+  }
+
+  /** A new record for the same disk, which begins with what `readBack` has seen. Only while quiet. */
+  successor(): DiskHistory {
+    const values = new Map(this.#initial)
+    for (const request of this.log.requests) {
+      if (request.kind !== 'read' || request.outcome !== 'done') continue
+      for (const [index, value] of request.values.entries()) values.set(request.sector + index, value)
+    }
+    return new DiskHistory(values, this.#writers)
+  }
 
   nextWriter(): number {
     return ++this.#writers
@@ -79,7 +96,7 @@ export class DiskHistory {
   violations(shownMax = 1): string[] {
     const found: string[] = []
     for (const [sector, operations] of splitIntoSectors(toRequestRecords(this.log.requests))) {
-      const violation = checkRegister(operations, ZERO_VALUE)
+      const violation = checkRegister(operations, this.#initial.get(sector) ?? ZERO_VALUE)
       if (violation === undefined) continue
       const head = `sector ${sector}: ${violation.message} (${violation.values.map(describeValue).join('; ')})`
       found.push(found.length < shownMax ? `${head}\n${this.describeSector(sector)}` : head)
