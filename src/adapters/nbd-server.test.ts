@@ -215,6 +215,34 @@ for (const directReads of [true, false]) {
       await server.close()
     })
 
+    test('a disk that is slow: the server stops reading, payloads in flight stay as they came', async () => {
+      const disk = new MemoryDisk(32 * MIB)
+      const { server, path } = await serve(disk, { directReads, limits: { bytesMax: 2 * MIB, requestsMax: 1000 } })
+      const client = await connectNbd({ socketPath: path })
+      const sizes = [4096, 512, 12288, 65536, 3 * 65536]
+      const writes: Promise<void>[] = []
+      const wanted = Buffer.alloc(32 * MIB)
+      let offset = 0
+      for (let i = 0; offset + 3 * 65536 <= wanted.length; i++) {
+        const lengthBytes = sizes[i % sizes.length] as number
+        wanted.fill((i % 255) + 1, offset, offset + lengthBytes)
+        writes.push(client.write(offset, wanted.subarray(offset, offset + lengthBytes)))
+        offset += lengthBytes
+        if (i % 20 === 0) await new Promise((resolve) => setImmediate(resolve)) // several reads, not one
+      }
+      await waitFor('the server is full', () => (server.status.connections[0]?.bytesInFlight ?? 0) >= 2 * MIB)
+      await new Promise((resolve) => setTimeout(resolve, 30))
+      const receivedBytes = server.status.connections[0]?.receivedBytes ?? 0
+      assert.ok(receivedBytes < 4 * MIB, `${receivedBytes} bytes were read`)
+      disk.completeAll()
+      disk.schedule = later
+      while (disk.waiting.length > 0) disk.complete()
+      await Promise.all(writes)
+      assert.ok(Buffer.from(disk.bytes).equals(wanted), 'a payload changed while it was in flight')
+      await client.disconnect()
+      await server.close()
+    })
+
     test('half-closed by the client: everything it asked for is answered', async () => {
       const disk = new MemoryDisk(MIB, later)
       const { server, path } = await serve(disk, { directReads })

@@ -2,7 +2,7 @@
 // cleanly on SIGTERM and SIGINT. Wiring only. Everything that is wrong from outside is thrown as an AppError before the
 // daemon is ready.
 
-import { mkdirSync, readFileSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { hostname, networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 
@@ -212,21 +212,4 @@ function endOnOwnMistake(log: Log): void {
   }
   process.on('uncaughtException', onMistake)
   process.on('unhandledRejection', onMistake)
-}
-
-/** The configuration that drbdadm 8.4 would read (config-and-tools.md 1.1). */
-export function defaultConfigFile(environment: NodeJS.ProcessEnv = process.env): string {
-  const given = environment['COPRIME_CONFIG']
-  if (given !== undefined && given !== '') return given
-  const names = ['drbd-84', 'drbd-83', 'drbd-82', 'drbd-08', 'drbd'].map((name) => `/etc/${name}.conf`)
-  return names.find(isReadable) ?? '/etc/drbd.conf'
-}
-
-function isReadable(path: string): boolean {
-  try {
-    readFileSync(path)
-    return true
-  } catch {
-    return false
-  }
 }

@@ -519,6 +519,23 @@ describe('the end', () => {
     for (const cookie of [1n, 2n, 3n, 4n, 5n]) assert.equal(peer.takeReply().cookie, cookie)
   })
 
+  test('the client half-closes while the export admits nothing: an idle session ends, a waiting request stays', () => {
+    const idle = setUp()
+    idle.disk.admits = false
+    idle.peer.session.onEnd()
+    assert.equal(idle.peer.closed, true)
+    const { peer, disk } = setUp()
+    disk.admits = false
+    peer.push(request({ type: FLUSH, cookie: 1n }))
+    peer.session.onEnd()
+    assert.equal(peer.closed, false)
+    disk.admits = true
+    peer.session.resume()
+    disk.complete()
+    assert.equal(peer.closed, true)
+    assert.equal(peer.takeReply().cookie, 1n)
+  })
+
   test('the connection breaks: completions are dropped, the export is told when the last is in', () => {
     const { peer, disk } = setUp()
     peer.push(request({ type: FLUSH }), request({ type: TRIM, length: MIB }), request({ type: WRITE, length: 512 }))

@@ -69,10 +69,10 @@ const run = (scenario: Scenario, seed: number, mistake: Mistake = 'none'): RunRe
 
 test('what is right passes, with and without crashes', () => {
   for (const scenario of [busy, crashing, ending]) {
-    for (let seed = 1; seed <= 4; seed++) {
+    for (let seed = 1; seed <= 3; seed++) {
       const { failure, requests } = run(scenario, seed)
       assert.equal(failure, undefined, `${scenario.name} seed ${seed}: ${failure?.checker} ${failure?.message}`)
-      assert.ok(requests > 50, `${requests} requests`)
+      assert.ok(requests > 20, `${requests} requests`)
     }
   }
 })

@@ -12,7 +12,7 @@ import { type NbdOutput, NbdSession } from '../../src/nbd/session.ts'
 import { MemoryDisk, MemoryExports } from '../support/nbd-memory-export.ts'
 import { counted, HandMadePeer, option, request, u16, u32 } from '../support/nbd-peer.ts'
 
-const ROUNDS = process.env['COPRIME_LONG'] === '1' ? 20_000 : 400
+const ROUNDS = process.env['COPRIME_LONG'] === '1' ? 5_000 : 300
 const KIB = 1024
 const DISK_BYTES = 256 * KIB
 /** Limits small enough to be met all the time. */

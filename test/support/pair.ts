@@ -82,6 +82,10 @@ export class Pair implements DiskPair {
     return this.#hosts[side].diskPath
   }
 
+  uri(side: Side): string {
+    return `nbd+unix:///r0?socket=${this.#hosts[side].socketPath}`
+  }
+
   connect(side: Side): Promise<NbdConnectionToServer> {
     return connectNbd({ socketPath: this.#hosts[side].socketPath })
   }
@@ -281,7 +285,8 @@ export class PairHost {
         replica.submit(request, done)
         if (!replica.admits) replica.onAdmission(() => this.#running?.server.reviewAdmission())
       },
-      extents: (_offsetBytes, lengthBytes) => [{ lengthBytes, hole: false }],
+      extents: (offsetBytes, lengthBytes, extentsMax) =>
+        this.#running?.disk?.extents(offsetBytes, lengthBytes, extentsMax) ?? [{ lengthBytes, hole: false }],
       closed: () => {},
     }
   }

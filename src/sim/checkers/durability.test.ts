@@ -92,6 +92,14 @@ test('what was seen after one loss may not be lost in the next one', () => {
   assert.equal(script().write(1).lose().read(1).write(2).lose().read(1).verdict, undefined)
 })
 
+test('what nobody looked at between two losses is still one of what it may have been', () => {
+  assert.equal(script().write(1).flush().lose().lose().read(1).verdict, undefined)
+  assert.equal(script().write(1).flush().lose().lose().read(0).verdict, 'durability')
+  assert.equal(script().write(1).flush().write(2).lose().flush().lose().read(1).verdict, undefined)
+  assert.equal(script().write(1).flush().write(2).lose().flush().lose().read(2).verdict, undefined)
+  assert.equal(script().write(1).lose().write(3).flush().lose().read(1).verdict, 'durability')
+})
+
 test('a write under way during the loss may take effect before or after it', () => {
   for (const seen of [0, 1]) {
     const across = script()

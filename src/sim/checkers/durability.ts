@@ -52,6 +52,8 @@ const UNSEEN_VALUE = 'content that nobody read'
 function checkSector(history: SectorHistory): HistoryViolation | undefined {
   const { sector, losses } = history
   let initial: SectorValue = ZERO_VALUE
+  // What the sector may have held at the start of the part: more than one value if nobody has looked since the loss.
+  let candidates: ReadonlySet<SectorValue> = new Set([ZERO_VALUE])
   let startsAt = Number.NEGATIVE_INFINITY
   for (let part = 0; part <= losses.length; part++) {
     const endsAt = losses[part] ?? Number.POSITIVE_INFINITY
@@ -65,13 +67,14 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
     if (part === losses.length) break
     const nextEndsAt = losses[part + 1] ?? Number.POSITIVE_INFINITY
     const next = operationsBetween(history.operations, endsAt, nextEndsAt)
-    const allowed = valuesThatMaySurvive(history, { operations, initial, lossAt: endsAt })
+    const allowed = valuesThatMaySurvive(history, { operations, candidates, lossAt: endsAt })
     const survivor = survivingValue(next, allowed)
     if (typeof survivor === 'object') {
       const message = `sector ${sector} after the power loss at ${endsAt}: ${survivor.message}`
       return { checker: 'durability', sector, message }
     }
     initial = survivor
+    candidates = survivor === UNSEEN_VALUE ? allowed : new Set([survivor])
     startsAt = endsAt
   }
   return undefined
@@ -104,7 +107,7 @@ function flushTimes(requests: readonly LoggedRequest[]): FlushTime[] {
 
 function valuesThatMaySurvive(
   history: SectorHistory,
-  part: { operations: readonly RegisterOperation[]; initial: SectorValue; lossAt: number },
+  part: { operations: readonly RegisterOperation[]; candidates: ReadonlySet<SectorValue>; lossAt: number },
 ): Set<SectorValue> {
   // The newest invocation among durable writes: what was complete before it is overwritten for good.
   let durableSince = Number.NEGATIVE_INFINITY
@@ -118,8 +121,7 @@ function valuesThatMaySurvive(
     const durable = history.fua.has(write.invokedAt) || write.completedAt < lastFlushInvokedAt
     if (durable) durableSince = Math.max(durableSince, write.invokedAt)
   }
-  const allowed = new Set<SectorValue>()
-  if (durableSince === Number.NEGATIVE_INFINITY) allowed.add(part.initial)
+  const allowed = new Set<SectorValue>(durableSince === Number.NEGATIVE_INFINITY ? part.candidates : [])
   for (const write of writes) {
     if ((write.completedAt ?? Number.POSITIVE_INFINITY) >= durableSince) allowed.add(write.value)
   }

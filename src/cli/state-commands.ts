@@ -1,0 +1,56 @@
+// Commands that change the state of resources through the daemon: all of them have the same shape (objects in, DRBD's
+// number out), so they share one function; what tells them apart stands in the table of main.ts.
+
+import type { CommandName, CommandReply, CommandRequest } from '../control/api.ts'
+import { type Context, EXIT_OK } from './context.ts'
+import { exitCodeOf, failureText } from './exit-codes.ts'
+import { type Target, targetsOf } from './objects.ts'
+
+export interface StateCommandOptions {
+  readonly force?: boolean
+  readonly overwriteDataOfPeer?: boolean
+  readonly discardMyData?: boolean
+  readonly clearBitmap?: boolean
+}
+
+/** From here on nothing can be done for the objects that are left (config-and-tools.md 4.1). */
+const EXIT_ENDS_RUN = 20
+
+/** Runs the command for each object; the highest code counts. */
+export async function runStateCommand(
+  context: Context,
+  command: CommandName,
+  objects: readonly string[],
+  options: StateCommandOptions,
+): Promise<number> {
+  const { resources } = await context.client.status()
+  const results: { readonly object: string; readonly reply: CommandReply; readonly exitCode: number }[] = []
+  for (const target of targetsOf(objects, resources)) {
+    const reply = await context.client.command(target.resource, requestOf(command, target, options))
+    const exitCode = exitCodeOf(reply)
+    if (exitCode !== EXIT_OK) context.printError(failureText(objectOf(target, reply), reply))
+    results.push({ object: target.object, reply, exitCode })
+    if (exitCode >= EXIT_ENDS_RUN) break
+  }
+  if (context.json) {
+    const lines = results.map(({ object, reply, exitCode }) => ({ object, ...reply, exitCode }))
+    context.print(JSON.stringify(lines))
+  }
+  return Math.max(EXIT_OK, ...results.map(({ exitCode }) => exitCode))
+}
+
+/** The volume is named if the reply is about one that the user did not name. */
+function objectOf(target: Target, reply: CommandReply): string {
+  const named = target.volume !== undefined || reply.volume === undefined || reply.volume === 0
+  return named ? target.object : `${target.resource}/${reply.volume}`
+}
+
+function requestOf(command: CommandName, target: Target, options: StateCommandOptions): CommandRequest {
+  return {
+    command,
+    ...(target.volume === undefined ? {} : { volume: target.volume }),
+    ...(options.force === true || options.overwriteDataOfPeer === true ? { force: true } : {}),
+    ...(options.discardMyData === true ? { discardMyData: true } : {}),
+    ...(options.clearBitmap === true ? { clearBitmap: true } : {}),
+  }
+}
