@@ -53,46 +53,43 @@ async function main(): Promise<boolean> {
   if (missing.length > 0) throw new Error(`not installed: ${missing.join(', ')} (Debian: e2fsprogs, libnbd-bin)`)
   const folder = mkdtempSync(join(tmpdir(), 'coprime-demo-'))
   const path = (name: string): string => join(folder, name)
-  let removeFolder = onProcessExit(() => rmSync(folder, { recursive: true, force: true, maxRetries: 3 }))
+  let keepFiles = false
+  onProcessExit(() => {
+    if (keepFiles) print(`Files: ${folder}`)
+    else rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
+  })
   const lab = await Lab.start({ folder: path('lab'), size: `${DISK_BYTES / MIB}M`, detached: options.keep })
-  let kept = false
+  let keepLab = false
   try {
-    const a = new Client({ host: lab.a, writer: 1, history })
-    const b = new Client({ host: lab.b, writer: 2, history })
-    const clients = [a, b] as const
-    await Promise.all(clients.map((client) => client.connect()))
-    say(`two hosts, a and b, share a disk of ${mebibytes(a.sizeBytes)}; both are Primary. Dashboard: ${lab.dashboard}`)
-    const fileSystem = await copyFileSystem(a, b, path)
-    await fightForBlocks(clients, PAIRS)
-    await killAndReturn(lab, clients)
-    await fightForBlocks(clients, PAIRS_AFTERWARDS)
-    await Promise.all(clients.map((client) => client.flush()))
-    say('all written and flushed; now the proof')
-    const evidence = {
-      clients,
-      history,
-      sizeBytes: a.sizeBytes,
-      written: WRITTEN,
-      contested: CONTESTED,
-      fileSystem,
-      path,
-    }
-    const checks = await prove(evidence)
-    await Promise.all(clients.map((client) => client.disconnect()))
-    const held = summarize(checks)
-    kept = options.keep
-    if (kept || !held) removeFolder()
-    if (!held) print(`The files are kept for a look: ${folder}`)
+    const held = await showAndProve(lab, path)
+    keepLab = options.keep
+    keepFiles = keepLab || !held
     return held
   } catch (error) {
-    removeFolder()
-    removeFolder = () => true
-    print(`The files are kept for a look: ${folder}`)
+    keepFiles = true
     throw error
   } finally {
-    if (kept) keep(lab, folder)
+    if (keepLab) leaveUp(lab)
     else await lab.stop()
   }
+}
+
+async function showAndProve(lab: Lab, path: (name: string) => string): Promise<boolean> {
+  const a = new Client({ host: lab.a, writer: 1, history })
+  const b = new Client({ host: lab.b, writer: 2, history })
+  const clients = [a, b] as const
+  await Promise.all(clients.map((client) => client.connect()))
+  say(`two hosts, a and b, share a disk of ${mebibytes(a.sizeBytes)}; both are Primary. Dashboard: ${lab.dashboard}`)
+  const fileSystem = await copyFileSystem(a, b, path)
+  await fightForBlocks(clients, PAIRS)
+  await killAndReturn(lab, clients)
+  await fightForBlocks(clients, PAIRS_AFTERWARDS)
+  await Promise.all(clients.map((client) => client.flush()))
+  say('all written and flushed; now the proof')
+  const { sizeBytes } = a
+  const checks = await prove({ clients, history, sizeBytes, written: WRITTEN, contested: CONTESTED, fileSystem, path })
+  await Promise.all(clients.map((client) => client.disconnect()))
+  return summarize(checks)
 }
 
 /** A file system is copied in through a, by a program that knows nothing of coprime, while b is written too. */
@@ -218,14 +215,14 @@ function summarize(checks: readonly Check[]): boolean {
   return held
 }
 
-function keep(lab: Lab, folder: string): void {
+function leaveUp(lab: Lab): void {
   lab.leaveRunning()
-  print(`\nThe two hosts stay up (process ${lab.pid}); their files are in ${folder}.`)
+  print(`\nThe two hosts stay up.`)
   print(`  dashboard   ${lab.dashboard}`)
   print(`  host a      ${lab.a.nbdUri}`)
   print(`  host b      ${lab.b.nbdUri}`)
   print(`  status      ${lab.commandLine('status')}`)
-  print(`  stop        kill ${lab.pid} && rm -r ${folder}`)
+  print(`  stop        kill ${lab.pid}`)
 }
 
 const watchdog = setTimeout(() => {

@@ -769,7 +769,8 @@ export class Connection implements EpochHost {
       return
     }
     const idleMs = nowMs - Math.max(this.#lastMetaMs, this.#lastDataMs)
-    if (idleMs < settings.pingIntMs) {
+    // A millisecond less counts as idle: a rest of a rounding error would re-arm the timer for the same instant, for ever.
+    if (idleMs < settings.pingIntMs - 1) {
       this.#armKeepAlive(settings.pingIntMs - idleMs)
       return
     }

@@ -220,7 +220,8 @@ export function mustWait(starting: Request['kind'] | 'resync-write', present: Re
       // Own writes in flight are the business of the order in force (order/).
       if (present.kind === 'local-read') return !present.remote
       if (present.kind === 'peer-read') return true
-      if (present.kind === 'resync-request') return present.writing
+      // The source sent the answer before this write: older data must not land on top of it.
+      if (present.kind === 'resync-request') return present.answered
       return present.kind === 'peer-write' && present.submitted
     case 'resync-request':
       return present.kind === 'local-write' || present.kind === 'resync-request'

@@ -82,6 +82,8 @@ class WorkloadClient {
   readonly #kinds: readonly RequestKind[]
   #asked = 0
   #inFlight = 0
+  /** The host is down or not Primary; a wake-up is set. */
+  #waiting = false
   confirmed = 0
 
   constructor(world: World, client: SimClient, prng: Prng, config: WorkloadConfig, isStopped: () => boolean) {
@@ -104,11 +106,24 @@ class WorkloadClient {
   goOn(): void {
     while (this.#inFlight < this.#config.inFlightMax) {
       if (this.#isStopped() || this.#asked >= this.#config.requestsPerClient) return
+      if (!this.#client.host.isPrimary) {
+        this.#waitForPrimary()
+        return
+      }
       this.#asked++
       this.#inFlight++
-      const pauseUs = this.#client.host.isPrimary ? this.#prng.intInclusive(0, this.#config.pauseUsMax) : RETRY_US
+      const pauseUs = this.#prng.intInclusive(0, this.#config.pauseUsMax)
       this.#world.scheduler.after(pauseUs, `workload of ${this.#client.host.name}`, () => this.#ask())
     }
+  }
+
+  #waitForPrimary(): void {
+    if (this.#waiting) return
+    this.#waiting = true
+    this.#world.scheduler.after(RETRY_US, `workload of ${this.#client.host.name} waits`, () => {
+      this.#waiting = false
+      this.goOn()
+    })
   }
 
   #ask(): void {

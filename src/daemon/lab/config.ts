@@ -1,0 +1,98 @@
+// The configuration of a lab: a resource file like any other, to be looked at, and the fence-peer handler.
+
+import { chmodSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { fileURLToPath } from 'node:url'
+
+import { StartError } from '../errors.ts'
+import { LAB_RESOURCE, type LabPaths } from './folder.ts'
+import type { Protocol, SideName } from './options.ts'
+
+export interface LabConfig {
+  readonly paths: LabPaths
+  readonly protocol: Protocol
+  readonly linkDelayMs: number
+  readonly sizeBytes: number
+  readonly ports: Readonly<Record<SideName, number>>
+}
+
+/** 500 ms and 100 ms on a link without delay; with one, its round trip comes on top. */
+const PING_TIMEOUT_DECISECONDS = 5
+const SOCKET_CHECK_DECISECONDS = 1
+
+export function writeConfig(config: LabConfig): void {
+  writeFileSync(config.paths.configFile, configText(config))
+  writeFileSync(config.paths.fenceScript, fenceScript(config.paths))
+  chmodSync(config.paths.fenceScript, 0o755)
+}
+
+export function configText({ paths, protocol, linkDelayMs, sizeBytes, ports }: LabConfig): string {
+  const roundTrip = Math.ceil((2 * linkDelayMs) / 100)
+  // DRBD: resource-and-stonith needs protocol B or C, two primaries need C.
+  const fencing = protocol === 'A' ? 'resource-only' : 'resource-and-stonith'
+  return `# Written by \`coprime lab\` at each start.
+global { usage-count no; disable-ip-verification; }
+
+resource ${LAB_RESOURCE} {
+    net {
+        protocol              ${protocol};
+        allow-two-primaries   ${protocol === 'C' ? 'yes' : 'no'};
+        ping-int              1;
+        ping-timeout          ${PING_TIMEOUT_DECISECONDS + roundTrip};
+        connect-int           1;
+        socket-check-timeout  ${SOCKET_CHECK_DECISECONDS + roundTrip};
+    }
+    disk {
+        fencing               ${fencing};
+        size                  ${sizeBytes / 1024}K;
+        c-max-rate            4194304;
+    }
+    handlers {
+        fence-peer            ${quoted(`sh ${shellWord(paths.fenceScript)}`)};
+    }
+${hostText('a', paths, ports)}
+${hostText('b', paths, ports)}
+}
+`
+}
+
+function hostText(side: SideName, paths: LabPaths, ports: Readonly<Record<SideName, number>>): string {
+  return `    on ${side} {
+        device                /dev/drbd${side === 'a' ? 1 : 2} minor ${side === 'a' ? 1 : 2};
+        disk                  ${quoted(paths.disk[side])};
+        meta-disk             internal;
+        address               127.0.0.1:${ports[side]};
+    }`
+}
+
+function fenceScript(paths: LabPaths): string {
+  const agent = fileURLToPath(new URL('fence-agent.js', import.meta.url))
+  const words = [process.execPath, agent, paths.socket].map(shellWord).join(' ')
+  return `#!/bin/sh\n# Asks the lab to make sure that the peer is dead: exit code 7. Written by \`coprime lab\`.\nexec ${words} "$DRBD_PEER"\n`
+}
+
+const quoted = (text: string): string => `"${text.replace(/["\\]/g, '\\$&')}"`
+const shellWord = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`
+
+/** Two ports of the loopback interface that nobody listens on. */
+export async function freePorts(): Promise<Record<SideName, number>> {
+  const servers = [createServer(), createServer()]
+  try {
+    const [a = 0, b = 0] = await Promise.all(servers.map(listenAnywhere))
+    return { a, b }
+  } finally {
+    await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))))
+  }
+}
+
+function listenAnywhere(server: ReturnType<typeof createServer>): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.on('error', (cause) => {
+      reject(new StartError('E_LAB', `no free port on 127.0.0.1: ${cause.message}`, { cause }))
+    })
+    server.listen({ host: '127.0.0.1', port: 0 }, () => {
+      const address = server.address()
+      resolve(typeof address === 'object' && address !== null ? address.port : 0)
+    })
+  })
+}
