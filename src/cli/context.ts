@@ -56,7 +56,8 @@ export function endOnBrokenPipe(): void {
 export function reportError(error: unknown, context: Pick<Context, 'json' | 'print' | 'printError'>): number {
   if (!(error instanceof AppError)) throw error
   const exitCode = 'exitCode' in error && typeof error.exitCode === 'number' ? error.exitCode : EXIT_USAGE
-  if (context.json) context.print(JSON.stringify({ error: error.code, message: error.message, hint: error.hint, exitCode }))
+  if (context.json)
+    context.print(JSON.stringify({ error: error.code, message: error.message, hint: error.hint, exitCode }))
   const rendered = 'rendered' in error && typeof error.rendered === 'string' ? error.rendered : undefined
   context.printError(rendered ?? [error.message, error.hint].filter((part) => part !== '').join('. '))
   return exitCode

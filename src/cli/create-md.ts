@@ -31,7 +31,9 @@ async function confirm(found: string): Promise<boolean> {
   if (!process.stdin.isTTY) return false
   const dialogue = createInterface({ input: process.stdin, output: process.stderr })
   try {
-    const answer = await dialogue.question(`${found}.\nDo you really want to overwrite it? [need to type 'yes' to confirm] `)
+    const answer = await dialogue.question(
+      `${found}.\nDo you really want to overwrite it? [need to type 'yes' to confirm] `,
+    )
     return answer.trim() === 'yes'
   } finally {
     dialogue.close()

@@ -29,7 +29,10 @@ export async function runDaemonCommand(context: Context, options: DaemonCommandO
     untilStdinEnds: options.untilStdinEnds ?? false,
     onReady: (ready) => {
       if (context.json) context.print(JSON.stringify(ready))
-      else context.print(`coprime daemon for host ${ready.host}: ${ready.resources.join(', ')}; control socket ${ready.control}`)
+      else
+        context.print(
+          `coprime daemon for host ${ready.host}: ${ready.resources.join(', ')}; control socket ${ready.control}`,
+        )
     },
   })
 }

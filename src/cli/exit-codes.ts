@@ -19,7 +19,10 @@ export function exitCodeOf({ code }: CommandReply): number {
 /** What to do about it, where that is not obvious. */
 const HINTS: ReadonlyMap<number, string> = new Map([
   [-1, 'set allow-two-primaries, or run `coprime secondary` on the peer'],
-  [-2, 'no reachable disk is UpToDate; for new disks: coprime new-current-uuid --clear-bitmap RES/0, once, on one host'],
+  [
+    -2,
+    'no reachable disk is UpToDate; for new disks: coprime new-current-uuid --clear-bitmap RES/0, once, on one host',
+  ],
   [-7, 'the peer may still be writing: fence it, or connect to it'],
   [-12, 'an NBD client has an export open: end it, or use --force'],
   [119, 'for a new disk run: coprime create-md'],

@@ -34,7 +34,11 @@ export async function runGi(context: Context, objects: readonly string[], drawn:
   if (context.json) context.print(JSON.stringify(found))
   else {
     for (const { gi, disk, clean } of found) {
-      context.print(drawn ? `${drawing(gi)}\n\nflags: Secondary, StandAlone, ${disk}\nmeta-data: ${clean ? 'clean' : 'need apply-al'}\n` : gi)
+      context.print(
+        drawn
+          ? `${drawing(gi)}\n\nflags: Secondary, StandAlone, ${disk}\nmeta-data: ${clean ? 'clean' : 'need apply-al'}\n`
+          : gi,
+      )
     }
   }
   return EXIT_OK
@@ -53,7 +57,9 @@ export function drawing(gi: string): string {
   const flagsAt = gi.length - 2 * FLAGS.length + 1
   const carets = FLAGS.reduce((line, _, i) => `${line.padEnd(flagsAt + 2 * i)}^`, '')
   const below = FLAGS.map((name, i) => {
-    const rest = FLAGS.slice(i + 1).map(() => ' |').join('')
+    const rest = FLAGS.slice(i + 1)
+      .map(() => ' |')
+      .join('')
     return `${`-<  ${name}  >-`.padStart(flagsAt + 2 * i - 1)}-+${rest}`
   })
   return [...above, bars(GENERATIONS.length), heads, gi, carets, ...below].join('\n')

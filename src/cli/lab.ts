@@ -112,7 +112,8 @@ function sideText(name: 'a' | 'b', status: LabStatus): string {
   if (resource === undefined) return `${name}: pid ${pid}, starting`
   const volume = resource.volumes[0]
   const frozen = (volume?.suspended.length ?? 0) > 0 ? ', I/O frozen' : ''
-  const left = volume === undefined || volume.outOfSyncBlocks === 0 ? '' : `, ${volume.outOfSyncBlocks * 4} KiB out of sync`
+  const left =
+    volume === undefined || volume.outOfSyncBlocks === 0 ? '' : `, ${volume.outOfSyncBlocks * 4} KiB out of sync`
   return `${name}: pid ${pid}, ${resource.role}, ${volume?.disk}, ${volume?.connection}${left}${frozen}`
 }
 

@@ -6,7 +6,15 @@ import { Command, CommanderError, Option } from 'commander'
 
 import type { CommandName } from '../control/api.ts'
 import { programVersion } from '../control/version.ts'
-import { type Context, createContext, EXIT_OK, EXIT_USAGE, endOnBrokenPipe, type GlobalOptions, reportError } from './context.ts'
+import {
+  type Context,
+  createContext,
+  EXIT_OK,
+  EXIT_USAGE,
+  endOnBrokenPipe,
+  type GlobalOptions,
+  reportError,
+} from './context.ts'
 import type { LabAction, LabCommandOptions } from './lab.ts'
 
 /** As a shell says of a mistake of ours. */
@@ -157,7 +165,9 @@ function addQueries(program: Command, choose: Choose): void {
       .command(`wait-${what}`)
       .description(description)
       .argument(OBJECTS, OBJECTS_HELP)
-      .addOption(new Option('-t, --wfc-timeout <seconds>', 'wait at most this long, 0 for ever').argParser(seconds).default('0'))
+      .addOption(
+        new Option('-t, --wfc-timeout <seconds>', 'wait at most this long, 0 for ever').argParser(seconds).default('0'),
+      )
       .option('--wait-after-sb', 'go on waiting when split brain has ended the connection')
       .action((objects: string[], given: object) =>
         choose(async (context) => {

@@ -1,7 +1,7 @@
 // What a command is about: `all`, RESOURCE, RESOURCE/VNR, or minor-N and N as DRBD's own tools take them.
 
-import type { ResourceReport } from '../control/api.ts'
 import { AppError } from '../base/errors.ts'
+import type { ResourceReport } from '../control/api.ts'
 
 export interface Target {
   /** For messages: as it was written, or the resource's name for `all`. */

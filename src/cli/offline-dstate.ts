@@ -1,7 +1,7 @@
 // `dstate` while no daemon runs: the word that the metadata stands for.
 
-import { nodeName, type Context, EXIT_OK } from './context.ts'
 import { configuredVolumes } from './configured-volumes.ts'
+import { type Context, EXIT_OK, nodeName } from './context.ts'
 
 export async function runOfflineDstate(context: Context, objects: readonly string[]): Promise<number> {
   const { readMetadata } = await import('../daemon/offline-metadata.ts')

@@ -35,7 +35,9 @@ export async function runStateWord(context: Context, word: StateWord, objects: r
 function valuesOf(word: StateWord, resource: ResourceReport, target: Target): string[] {
   const volumes = resource.volumes.filter(({ volume }) => target.volume === undefined || volume === target.volume)
   const isUnconfigured =
-    resource.connection === 'StandAlone' && resource.role === 'Secondary' && volumes.every(({ disk }) => disk === 'Diskless')
+    resource.connection === 'StandAlone' &&
+    resource.role === 'Secondary' &&
+    volumes.every(({ disk }) => disk === 'Diskless')
   if (isUnconfigured) return word === 'dstate' ? volumes.map(() => 'Unconfigured') : ['Unconfigured']
   switch (word) {
     case 'role':

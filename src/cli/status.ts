@@ -20,7 +20,13 @@ export async function runStatus(context: Context, names: readonly string[], opti
   const shown = wanted.length === 0 ? up : up.filter(({ name }) => wanted.includes(name))
   const missing = wanted.filter((name) => !up.some((resource) => resource.name === name))
   if (context.json) context.print(JSON.stringify(shown.map(resourceJson), undefined, 2))
-  else if (shown.length > 0) context.print(shown.map((resource) => `${statusText(resource, options)}\n`).join('\n').trimEnd())
+  else if (shown.length > 0)
+    context.print(
+      shown
+        .map((resource) => `${statusText(resource, options)}\n`)
+        .join('\n')
+        .trimEnd(),
+    )
   else if (missing.length === 0) context.print('# No currently configured DRBD found.')
   for (const name of missing) {
     const known = report.resources.some((resource) => resource.name === name)

@@ -133,7 +133,8 @@ export class ControlClient {
     body: string | undefined,
     onReply: (reply: IncomingMessage) => void,
   ): ClientRequest {
-    const headers = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
+    const headers =
+      body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }
     // No agent: a connection per request, so that nothing keeps a finished command alive.
     const sent = request({ socketPath: this.socketPath, method, path, headers, agent: false }, onReply)
     sent.end(body)
@@ -145,7 +146,9 @@ export class ControlClient {
     const lost = code === 'ECONNRESET' || code === 'EPIPE'
     return lost
       ? new ControlError('E_CONTROL_LOST', `the daemon at ${this.socketPath} has ended`, { cause })
-      : new ControlError('E_CONTROL_UNREACHABLE', `no daemon at ${this.socketPath} (${code ?? cause.message})`, { cause })
+      : new ControlError('E_CONTROL_UNREACHABLE', `no daemon at ${this.socketPath} (${code ?? cause.message})`, {
+          cause,
+        })
   }
 }
 

@@ -116,7 +116,12 @@ function addDevice(page: Page, resource: ResourceReport, volume: VolumeReport): 
   page.counter('drbd_device_bmwrites_total', 'Bitmap writes', labels, counters.bitmapWrites)
   page.counter('coprime_device_read_requests_total', 'Read requests of clients', labels, counters.readRequests)
   page.counter('coprime_device_write_requests_total', 'Write requests of clients', labels, counters.writeRequests)
-  page.counter('coprime_device_superseded_total', 'Writes that lost against one of the peer', labels, counters.superseded)
+  page.counter(
+    'coprime_device_superseded_total',
+    'Writes that lost against one of the peer',
+    labels,
+    counters.superseded,
+  )
   page.counter('coprime_device_retried_total', 'Writes sent again after one of the peer', labels, counters.retried)
 }
 

@@ -9,7 +9,10 @@ const STYLE = `body{font:15px system-ui,sans-serif;margin:2em;color:#222}table{b
 td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left}th{background:#f3f3f3}.good{color:#0a7d32}.bad{color:#b00020}`
 
 /** Several hosts beside each other: the lab has two. A host without a report does not answer. */
-export function statusPage(title: string, hosts: readonly { readonly name: string; readonly report: HostReport | undefined }[]): string {
+export function statusPage(
+  title: string,
+  hosts: readonly { readonly name: string; readonly report: HostReport | undefined }[],
+): string {
   const sections = hosts.map(({ name, report }) =>
     report === undefined ? `<h2>${escaped(name)}</h2><p class="bad">does not answer</p>` : hostSection(report),
   )
@@ -57,5 +60,11 @@ function volumeRow(volume: VolumeReport): string {
 
 const word = (text: string): string => `<span class="${GOOD.has(text) ? 'good' : 'bad'}">${escaped(text)}</span>`
 
-const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' }
+const ENTITIES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&#39;',
+}
 const escaped = (text: string): string => text.replace(/[&<>"']/g, (c) => ENTITIES[c] as string)

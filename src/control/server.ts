@@ -94,8 +94,11 @@ export class ControlServer {
   async close(): Promise<void> {
     for (const watcher of this.#watchers) watcher.end()
     for (const app of this.#apps) {
-      app.server.closeAllConnections()
       await app.close()
+      // Fastify does not know that its server listens: that was our doing.
+      const closed = new Promise((resolve) => app.server.close(resolve))
+      app.server.closeAllConnections()
+      await closed
     }
   }
 

@@ -1,9 +1,9 @@
 // Opens the devices of a resource's volumes for its replica, and keeps an eye on them: whether those of the last attach are
 // given back before they are opened again, and which disk answers questions about data and holes.
 
-import { AppError } from '../base/errors.ts'
 import { DiskOpenError } from '../adapters/disk-errors.ts'
 import { type FileDisk, openFileDisk } from '../adapters/file-disk.ts'
+import { AppError } from '../base/errors.ts'
 import type { HostSection, Volume } from '../config/index.ts'
 import type { ReplicaPorts, VolumeDevices } from '../runtime/api.ts'
 import type { Disk } from '../runtime/ports.ts'
@@ -69,7 +69,8 @@ function openVolume(volume: Volume, opened: FileDisk[]): VolumeDevices {
 }
 
 function openFailure(error: unknown): { readonly code: number; readonly message: string } {
-  if (error instanceof DiskOpenError) return { code: error.details.drbdCode, message: `${error.message}. ${error.hint}` }
+  if (error instanceof DiskOpenError)
+    return { code: error.details.drbdCode, message: `${error.message}. ${error.hint}` }
   if (error instanceof AppError) return { code: CANNOT_OPEN, message: `${error.message}. ${error.hint}` }
   throw error
 }

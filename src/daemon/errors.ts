@@ -18,7 +18,11 @@ export class StartError extends AppError {
   readonly hint: string
   readonly exitCode: number
 
-  constructor(code: StartErrorCode, message: string, options: { hint?: string; exitCode?: number; cause?: unknown } = {}) {
+  constructor(
+    code: StartErrorCode,
+    message: string,
+    options: { hint?: string; exitCode?: number; cause?: unknown } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
     this.hint = options.hint ?? ''

@@ -1,16 +1,16 @@
 // One resource in this daemon: its replica with the ports of the machine, its NBD server, and the commands that people give
 // it. A resource that is not up has a replica all the same, StandAlone and without a disk.
 
-import { NbdServer } from '../adapters/nbd-server.ts'
+import { type DelayedNetwork, delayedNetwork } from '../adapters/delayed-network.ts'
 import { addressText, type NbdAddress } from '../adapters/nbd-listen.ts'
-import { delayedNetwork, type DelayedNetwork } from '../adapters/delayed-network.ts'
+import { NbdServer } from '../adapters/nbd-server.ts'
 import { SystemClock } from '../adapters/system-clock.ts'
 import { SystemDigests } from '../adapters/system-digests.ts'
 import { SystemEntropy } from '../adapters/system-entropy.ts'
 import { SystemHandlers } from '../adapters/system-handlers.ts'
 import { TcpNetwork } from '../adapters/tcp-network.ts'
-import type { CommandReply, CommandRequest, ResourceReport } from '../control/api.ts'
 import { exportName } from '../config/index.ts'
+import type { CommandReply, CommandRequest, ResourceReport } from '../control/api.ts'
 import { driverErrorText } from '../engine/result-texts.ts'
 import type { AdminCommand, AdminResult } from '../runtime/api.ts'
 import type { Handlers, Network } from '../runtime/ports.ts'

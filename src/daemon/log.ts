@@ -18,7 +18,11 @@ export interface Log {
 
 const STANDARD_ERROR = 2
 
-export function openLog(options: { readonly level: string; readonly file: string | undefined; readonly host: string }): Log {
+export function openLog(options: {
+  readonly level: string
+  readonly file: string | undefined
+  readonly host: string
+}): Log {
   if (!(LOG_LEVELS as readonly string[]).includes(options.level)) {
     throw new StartError('E_ARGUMENT', `--log-level ${options.level}: must be one of ${LOG_LEVELS.join(', ')}`)
   }

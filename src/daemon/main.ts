@@ -2,12 +2,10 @@
 // cleanly on SIGTERM and SIGINT. Wiring only. Everything that is wrong from outside is thrown as an AppError before the
 // daemon is ready.
 
-import { mkdirSync } from 'node:fs'
 import { hostname, networkInterfaces } from 'node:os'
 import { join } from 'node:path'
-
-import { AppError } from '../base/errors.ts'
 import { ListenError, listenOn, type NbdAddress } from '../adapters/nbd-listen.ts'
+import { AppError } from '../base/errors.ts'
 import { type Configuration, formatWarning, loadConfiguration } from '../config/index.ts'
 import type { DaemonReady } from '../control/api.ts'
 import { controlSocketPath, runtimeFolder } from '../control/paths.ts'
@@ -17,6 +15,7 @@ import { StartError } from './errors.ts'
 import { Host, type LabLink } from './host.ts'
 import { HostedResource } from './hosted-resource.ts'
 import { type Log, openLog } from './log.ts'
+import { makeFolder } from './make-folder.ts'
 import { localResource } from './settings.ts'
 
 export interface DaemonOptions {
@@ -55,7 +54,7 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
   for (const warning of configuration.warnings) log.warn({ code: warning.code }, formatWarning(warning))
   const folder = runtimeFolder(options)
   const control = controlSocketPath(options)
-  makeFolder(folder)
+  makeRuntimeFolder(folder)
   const link: LabLink | undefined = options.labLink ? { delayMs: 0, cut: false } : undefined
   const host = new Host({ name: node, configFile: configuration.path, link })
   addResources(host, configuration, { log, folder, link })
@@ -75,9 +74,9 @@ function loadFor(node: string, path: string): Configuration {
   return loadConfiguration(path, nodeConfigFiles(), { hostName: node, localAddresses: addresses })
 }
 
-function makeFolder(path: string): void {
+function makeRuntimeFolder(path: string): void {
   try {
-    mkdirSync(path, { recursive: true, mode: process.getuid?.() === 0 ? 0o755 : 0o700 })
+    makeFolder(path, process.getuid?.() === 0 ? 0o755 : 0o700)
   } catch (cause) {
     throw new StartError('E_FOLDER', `${path}: cannot be created: ${(cause as Error).message}`, {
       hint: 'Choose another folder with --runtime-dir.',
@@ -132,7 +131,9 @@ async function startServers({ host, server, control, log, wanted }: Servers): Pr
     await server.close()
     await Promise.all([...host.resources.values()].map((resource) => resource.stop(0)))
     if (error instanceof ListenError && error.code === 'E_LISTEN_IN_USE' && error.message.startsWith(control)) {
-      throw new StartError('E_ALREADY_RUNNING', `a daemon is running already: it answers at ${control}`, { cause: error })
+      throw new StartError('E_ALREADY_RUNNING', `a daemon is running already: it answers at ${control}`, {
+        cause: error,
+      })
     }
     throw error
   }

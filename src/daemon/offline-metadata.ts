@@ -2,17 +2,22 @@
 // (config-and-tools.md 2.3 and 3.7). Writing claims the device; looking does not, since a superblock on disk is always whole.
 
 import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
-
-import { AppError } from '../base/errors.ts'
 import { DiskOpenError, systemCodeOf } from '../adapters/disk-errors.ts'
 import { openFileDisk } from '../adapters/file-disk.ts'
 import { loadPosix } from '../adapters/posix.ts'
 import { SystemEntropy } from '../adapters/system-entropy.ts'
+import { AppError } from '../base/errors.ts'
 import type { Volume } from '../config/index.ts'
 import { alExtentsClamped } from '../meta/activity-log.ts'
 import { createMetadata } from '../meta/create.ts'
 import { MetadataMagicError } from '../meta/errors.ts'
-import { DEFAULT_AL_GEOMETRY, flexibleExternalLayout, indexedLayout, internalLayout, type MdLayout } from '../meta/layout.ts'
+import {
+  DEFAULT_AL_GEOMETRY,
+  flexibleExternalLayout,
+  indexedLayout,
+  internalLayout,
+  type MdLayout,
+} from '../meta/layout.ts'
 import { decodeSuperblock, SUPERBLOCK_BYTES, type Superblock } from '../meta/superblock.ts'
 import type { Disk } from '../runtime/ports.ts'
 import { StartError } from './errors.ts'

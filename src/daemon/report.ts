@@ -1,7 +1,7 @@
 // A resource's state and what the configuration says of it, as one report for the control socket.
 
-import type { EndReport, ResourceReport, VolumeReport } from '../control/api.ts'
 import type { HostSection } from '../config/index.ts'
+import type { EndReport, ResourceReport, VolumeReport } from '../control/api.ts'
 import type { ResourceStatus, VolumeStatus } from '../runtime/api.ts'
 import type { LocalResource } from './settings.ts'
 

@@ -2,9 +2,9 @@
 // (config-and-tools.md 1.10; numbers of policies: wire-protocol.md 3.12).
 
 import type { HostSection, NetOptions, Resource, Volume } from '../config/index.ts'
+import { driverErrorText } from '../engine/result-texts.ts'
 import type { AdminResult, ResourceSettings, VolumeSettings } from '../runtime/api.ts'
 import type { Digests } from '../runtime/ports.ts'
-import { driverErrorText } from '../engine/result-texts.ts'
 import { StartError } from './errors.ts'
 
 const DECISECOND_MS = 100
@@ -45,7 +45,9 @@ export function localResource(resource: Resource): LocalResource {
   const { local, peer, unsupported, coprime, name } = resource
   if (unsupported !== undefined) throw unsupported
   if (local === undefined || peer === undefined) {
-    throw new StartError('E_RESOURCE_UNUSABLE', `${name}: there is no second host in the configuration`, { exitCode: 10 })
+    throw new StartError('E_RESOURCE_UNUSABLE', `${name}: there is no second host in the configuration`, {
+      exitCode: 10,
+    })
   }
   if (coprime.globalWriteOrder !== 'arbitration') {
     throw new StartError('E_NOT_BUILT', `${name}: global-write-order ${coprime.globalWriteOrder} is not built yet`, {

@@ -16,7 +16,7 @@ import {
   WORKLOAD_DEFAULTS,
   type WorkloadPlan,
 } from '../support/disk-workload.ts'
-import { Lab, startLab } from '../support/lab.ts'
+import { type Lab, startLab } from '../support/lab.ts'
 import { type Pair, startPair } from '../support/pair.ts'
 
 const LONG = process.env['COPRIME_LONG'] === '1'

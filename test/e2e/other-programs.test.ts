@@ -113,9 +113,9 @@ describe('nbdinfo', { skip: missingPrograms('nbdinfo') }, () => {
   interface ExportOfNbdinfo {
     readonly 'export-name': string
     readonly 'export-size': number
-    readonly 'is_read_only': boolean
-    readonly 'can_multi_conn': boolean
-    readonly 'block_size_minimum': number
+    readonly is_read_only: boolean
+    readonly can_multi_conn: boolean
+    readonly block_size_minimum: number
     readonly contexts?: readonly string[]
   }
 

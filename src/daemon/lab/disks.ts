@@ -1,9 +1,8 @@
 // The backing disks of a lab: sparse files, large enough that clients see exactly the size asked for.
 
 import { closeSync, ftruncateSync, openSync, statSync } from 'node:fs'
-
-import { internalLayout, DEFAULT_AL_GEOMETRY } from '../../meta/layout.ts'
 import { KIB, MIB, SECTOR_BYTES } from '../../base/units.ts'
+import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../meta/layout.ts'
 import { StartError } from '../errors.ts'
 import type { LabPaths } from './folder.ts'
 import { LAB_SIZE_BYTES_DEFAULT, SIDES, type SideName } from './options.ts'
@@ -25,7 +24,9 @@ export function prepareDisks(paths: LabPaths, wantedBytes: number | undefined): 
   const found = [...new Set(existing.filter((bytes) => bytes > 0))]
   const sizeBytes = found[0] === undefined ? (wantedBytes ?? LAB_SIZE_BYTES_DEFAULT) : usableBytes(found[0])
   if (found.length > 1) {
-    throw new StartError('E_LAB', `${paths.folder}: the two disks have different sizes`, { hint: 'Remove one of them.' })
+    throw new StartError('E_LAB', `${paths.folder}: the two disks have different sizes`, {
+      hint: 'Remove one of them.',
+    })
   }
   if (wantedBytes !== undefined && wantedBytes !== sizeBytes) {
     throw new StartError('E_LAB', `${paths.folder}: has disks of ${sizeBytes} bytes, not of ${wantedBytes}`, {

@@ -11,12 +11,13 @@
 // temporary files, named after DIR, so that commands from other terminals find it.
 
 import { createHash } from 'node:crypto'
-import { mkdirSync, realpathSync } from 'node:fs'
+import { realpathSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 import { UNIX_PATH_BYTES_MAX } from '../../adapters/nbd-listen.ts'
 import { StartError } from '../errors.ts'
+import { makeFolder } from '../make-folder.ts'
 import { SIDES, type SideName } from './options.ts'
 
 export const LAB_RESOURCE = 'r0'
@@ -67,9 +68,9 @@ export function resolvedFolder(folder: string): string {
 
 export function makeFolders(folder: string): LabPaths {
   try {
-    mkdirSync(folder, { recursive: true })
+    makeFolder(folder)
     const paths = labPaths(realpathSync(folder))
-    for (const side of SIDES) mkdirSync(paths.runtime[side], { recursive: true, mode: 0o700 })
+    for (const side of SIDES) makeFolder(paths.runtime[side], 0o700)
     return paths
   } catch (cause) {
     const message = `${folder}: cannot be used as the folder of a lab: ${(cause as Error).message}`

@@ -290,4 +290,6 @@ const hasGivenUp = ({ resource }: Side): boolean =>
   resource?.connection === 'StandAlone' && resource.connectionReason !== undefined
 
 const reasonOf = (sides: Record<SideName, Side>): string =>
-  SIDES.map((side) => `${side} is ${sides[side].resource?.connection} (${sides[side].resource?.connectionReason})`).join(', ')
+  SIDES.map(
+    (side) => `${side} is ${sides[side].resource?.connection} (${sides[side].resource?.connectionReason})`,
+  ).join(', ')

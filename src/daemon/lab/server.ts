@@ -4,7 +4,7 @@
 import { createServer } from 'node:http'
 import fastify, { type FastifyInstance } from 'fastify'
 
-import { type NbdAddress, listenOn } from '../../adapters/nbd-listen.ts'
+import { listenOn, type NbdAddress } from '../../adapters/nbd-listen.ts'
 import { statusPage } from '../../control/page.ts'
 import type { LabStatus } from './api.ts'
 import { LAB_DELAY_MS_MAX, SIDES, type SideName } from './options.ts'
@@ -84,15 +84,17 @@ export class LabServer {
 
   async close(): Promise<void> {
     for (const app of this.#apps) {
-      app.server.closeIdleConnections()
       await app.close()
+      // Fastify does not know that its server listens: that was our doing. Replies under way still leave.
+      const closed = new Promise((resolve) => app.server.close(resolve))
+      app.server.closeIdleConnections()
+      await closed
     }
   }
 
   #app(backend: LabBackend): FastifyInstance {
     const app = fastify({
       logger: false,
-      forceCloseConnections: 'idle',
       serverFactory: (handler) => createServer({ requestTimeout: 0 }, handler),
       ajv: { customOptions: { coerceTypes: false, removeAdditional: false } },
     })

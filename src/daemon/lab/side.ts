@@ -68,7 +68,8 @@ export class Side {
     await this.client.link({ ...this.#options.link() })
     this.#startWatch()
     const reply = await this.client.command(LAB_RESOURCE, { command: 'up' })
-    if (reply.code !== 0) throw new StartError('E_LAB', `${this.name}: (${reply.code}) ${reply.text}: ${reply.detail ?? ''}`)
+    if (reply.code !== 0)
+      throw new StartError('E_LAB', `${this.name}: (${reply.code}) ${reply.text}: ${reply.detail ?? ''}`)
   }
 
   /** Ends the process at once; resolves when it is gone. */

@@ -110,6 +110,12 @@ test('a write under way during the loss may take effect before or after it', () 
   }
 })
 
+test('a zeroing of unknown outcome, long ago, takes nothing from what may survive', () => {
+  const zeroed = script()
+  zeroed.history.complete(zeroed.ask('write', 0), 'unknown')
+  assert.equal(zeroed.write(1).flush().write(2).lose().lose().read(2).verdict, undefined)
+})
+
 test('a refused write may not be seen, one with an error may', () => {
   const refused = script()
   refused.history.complete(refused.ask('write', 1), 'refused')

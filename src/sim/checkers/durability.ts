@@ -69,12 +69,12 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
     const next = operationsBetween(history.operations, endsAt, nextEndsAt)
     const allowed = valuesThatMaySurvive(history, { operations, candidates, lossAt: endsAt })
     const survivor = survivingValue(next, allowed)
-    if (typeof survivor === 'object') {
+    if ('message' in survivor) {
       const message = `sector ${sector} after the power loss at ${endsAt}: ${survivor.message}`
       return { checker: 'durability', sector, message }
     }
-    initial = survivor
-    candidates = survivor === UNSEEN_VALUE ? allowed : new Set([survivor])
+    initial = survivor.initial
+    candidates = survivor.candidates
     startsAt = endsAt
   }
   return undefined
@@ -128,11 +128,18 @@ function valuesThatMaySurvive(
   return allowed
 }
 
+interface Survivor {
+  /** What the register of the new part holds at first. */
+  readonly initial: SectorValue
+  /** What the sector may hold in truth: one value if somebody read it. */
+  readonly candidates: ReadonlySet<SectorValue>
+}
+
 /** The one old value that the new part shows. */
 function survivingValue(
   next: readonly RegisterOperation[],
   allowed: ReadonlySet<SectorValue>,
-): SectorValue | { readonly message: string } {
+): Survivor | { readonly message: string } {
   const written = new Set<SectorValue>()
   for (const operation of next) if (operation.kind === 'write') written.add(operation.value)
   const old = new Set<SectorValue>()
@@ -144,6 +151,7 @@ function survivingValue(
   }
   if (old.size > 1) return { message: `old values ${[...old].map(describeValue).join(' and ')} were both read` }
   const [survivor] = old
-  if (survivor !== undefined) return survivor
-  return written.has(ZERO_VALUE) && allowed.has(ZERO_VALUE) ? ZERO_VALUE : UNSEEN_VALUE
+  if (survivor !== undefined) return { initial: survivor, candidates: old }
+  const maybeZero = written.has(ZERO_VALUE) && allowed.has(ZERO_VALUE)
+  return { initial: maybeZero ? ZERO_VALUE : UNSEEN_VALUE, candidates: allowed }
 }
