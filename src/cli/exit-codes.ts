@@ -26,13 +26,11 @@ const HINTS: ReadonlyMap<number, string> = new Map([
   [-7, 'the peer may still be writing: fence it, or connect to it'],
   [-12, 'an NBD client has an export open: end it, or use --force'],
   [119, 'for a new disk run: coprime create-md'],
-  [158, 'coprime status shows what is up'],
 ])
 
 /** One line, e.g. `r0: State change failed: (-2) Need access to UpToDate data`. */
 export function failureText(object: string, { code, text, detail }: CommandReply): string {
   const kind = code < 0 ? 'State change failed' : 'Failure'
-  const hint = HINTS.get(code)
-  const more = detail ?? hint
-  return `${object}: ${kind}: (${code}) ${text}${more === undefined ? '' : `: ${more}`}`
+  const more = [detail, HINTS.get(code)].filter((part) => part !== undefined)
+  return [`${object}: ${kind}: (${code}) ${text}`, ...more].join(': ')
 }

@@ -2,7 +2,7 @@
 // The `coprime` program: reads the command line and hands over to one file per command, which is loaded only when it is
 // needed. Names, objects and exit codes are drbdadm's (config-and-tools.md 2 and 4).
 
-import { Command, CommanderError, Option } from 'commander'
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 
 import type { CommandName } from '../control/api.ts'
 import { programVersion } from '../control/version.ts'
@@ -180,7 +180,7 @@ function addQueries(program: Command, choose: Choose): void {
 
 function seconds(text: string): string {
   if (!/^[0-9]{1,6}(\.[0-9]{1,3})?$/.test(text)) {
-    throw new CommanderError(1, 'coprime.seconds', `error: '${text}' is no number of seconds`)
+    throw new InvalidArgumentError('It is no number of seconds.')
   }
   return text
 }

@@ -20,6 +20,6 @@ export function makeFolder(path: string, mode = 0o777): void {
       throw error
     }
     makeFolder(parent, mode)
-    mkdirSync(path, mode)
+    makeFolder(path, mode)
   }
 }

@@ -71,7 +71,8 @@ export class Connector {
       this.#data = socket
       this.#engine.emit({ type: 'socket.send', socket, packet: { type: 'P_INITIAL_DATA', volume: 0 } })
       // The peer opens the meta stream as soon as it sees this one; if it does not, dial again.
-      this.#dialLater()
+      if (this.#meta === undefined) this.#dialLater()
+      else this.#maybeSettle()
     } else if (this.#meta === undefined) {
       this.#meta = socket
       this.#resolveConflicts = false
@@ -143,7 +144,9 @@ export class Connector {
       return
     }
     this.#data = socket
-    this.#dial()
+    // After a crossed attempt the meta stream of before may still be good.
+    if (this.#meta === undefined) this.#dial()
+    else this.#maybeSettle()
   }
 
   #onInitialMeta(socket: SocketId): void {

@@ -79,7 +79,7 @@ describe('one disk', () => {
     for (const scenario of SCENARIOS) {
       const { name, linkDelayMs } = scenario
       test(`${name}, link delay ${linkDelayMs} ms, seed ${seed}`, async () => {
-        await lab.link({ delayMs: linkDelayMs })
+        await lab.delay(linkDelayMs)
         const multiple = LONG ? 4 : 1
         const plan = { ...scenario.plan, seed, operations: multiple * scenario.operations }
         operations += await runClean(lab, plan)

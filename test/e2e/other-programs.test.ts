@@ -342,21 +342,20 @@ describe('ext4', { skip: missingPrograms('mkfs.ext4', 'e2fsck', 'debugfs', 'nbdc
     })
   })
 
+  // The file systems are touched by other processes only: a call that waits for the disk would stop this one.
   test('mounted on a, files written, checked through b', { skip: missingFuse() || missingLoop() }, async () => {
-    const folder = scratch('mounted')
+    const [folder, tree, copy] = [scratch('mounted'), scratch('tree'), scratch('tree-copy')]
     mkdirSync(folder)
+    makeTree(tree, 60)
     await withNbdfuse('a', async (disk) => {
       await mustRun('mkfs.ext4', ['-q', '-F', disk])
-      await withMount(disk, folder, () => makeTree(join(folder, 'tree'), 60))
+      await withMount(disk, folder, () => mustRun('cp', ['-r', tree, folder]))
     })
     await withNbdfuse('b', async (disk) => {
       await mustRun('e2fsck', ['-fn', disk])
-      await withMount(disk, folder, () => {
-        const expected = scratch('expected-tree')
-        makeTree(expected, 60)
-        assert.deepEqual(treeDigests(join(folder, 'tree'), 60), treeDigests(expected, 60))
-      })
+      await withMount(disk, folder, () => mustRun('cp', ['-r', join(folder, 'tree'), copy]))
     })
+    assert.deepEqual(treeDigests(copy, 60), treeDigests(tree, 60))
   })
 })
 
@@ -393,42 +392,42 @@ function treeDigests(folder: string, files: number): string[] {
 }
 
 /** The disk of a side as a file, by nbdfuse. */
-async function withNbdfuse(side: Side, use: (disk: string) => Promise<void>): Promise<void> {
+async function withNbdfuse(side: Side, use: (disk: string) => Promise<unknown>): Promise<void> {
   const mountPoint = scratch(`fuse-${side}`)
   mkdirSync(mountPoint, { recursive: true })
   const child = spawn(findProgram('nbdfuse') ?? 'nbdfuse', [mountPoint, lab.uri(side)], { stdio: 'ignore' })
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
-  const [program, ...words] = IS_ROOT ? ['umount'] : ['fusermount3', '-u']
-  const unmount = (): void => {
-    spawnSync(findProgram(program as string) ?? 'umount', [...words, mountPoint])
-  }
+  const [unmount, ...words] = IS_ROOT ? ['umount'] : ['fusermount3', '-u']
+  // Without its server the mount answers every call with an error; it does not hang.
   const forget = onProcessExit(() => {
-    unmount()
     child.kill('SIGKILL')
+    spawnSync(unmount as string, [...words, mountPoint])
   })
   try {
     await appears(join(mountPoint, 'nbd'))
     await use(join(mountPoint, 'nbd'))
-  } finally {
-    unmount()
+    await mustRun(unmount as string, [...words, mountPoint])
     // It flushes before it ends.
-    await within(15_000, 'end of nbdfuse', ended).finally(() => child.kill('SIGKILL'))
+    await within(15_000, 'end of nbdfuse', ended)
+  } catch (error) {
+    child.kill('SIGKILL')
+    await runProgram(unmount as string, [...words, mountPoint])
+    throw error
+  } finally {
     forget()
   }
 }
 
 /** A file system in a file, by a loop device; unmounted, and so written back, in the end. */
-async function withMount(disk: string, folder: string, use: () => void): Promise<void> {
-  const unmount = (): void => {
-    spawnSync('umount', [folder])
-  }
+async function withMount(disk: string, folder: string, use: () => Promise<unknown>): Promise<void> {
   await mustRun('mount', ['-t', 'ext4', '-o', 'loop', disk, folder])
-  const forget = onProcessExit(unmount)
+  const forget = onProcessExit(() => {
+    spawnSync('umount', ['-l', folder])
+  })
   try {
-    use()
-    await mustRun('umount', [folder])
+    await use()
   } finally {
-    unmount()
+    await mustRun('umount', [folder])
     forget()
   }
 }

@@ -11,7 +11,14 @@ import { SECTOR_BYTES, SECTORS_PER_BLOCK } from '../../src/base/units.ts'
 import { NbdCommandError, NbdDisconnectedError } from '../../src/nbd/client/errors.ts'
 import { checkRegister, splitIntoSectors } from '../../src/sim/checkers/linearizability.ts'
 import { History, type LoggedRequest, toRequestRecords } from '../../src/sim/history.ts'
-import { decodeSectors, describeValue, encodePayload, type SectorValue, writtenValue, ZERO_VALUE } from '../../src/sim/payload.ts'
+import {
+  decodeSectors,
+  describeValue,
+  encodePayload,
+  type SectorValue,
+  writtenValue,
+  ZERO_VALUE,
+} from '../../src/sim/payload.ts'
 import { Changes } from './bounded.ts'
 import { type DiskPair, SIDES, type Side } from './disk-pair.ts'
 

@@ -2,6 +2,7 @@
 // the test ends. States are awaited through the daemons' event streams, with bounds.
 
 import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync, watch } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -9,9 +10,10 @@ import { connectNbd, type NbdConnectionToServer } from '../../src/adapters/nbd-c
 import { defined } from '../../src/base/assert.ts'
 import type { HostReport, ResourceReport, VolumeReport } from '../../src/control/api.ts'
 import { ControlClient } from '../../src/control/client.ts'
+import type { LabLine, LabSideLine, LabStatus } from '../../src/daemon/lab/api.ts'
 import { within } from './bounded.ts'
 import { type DiskPair, SIDES, type Side } from './disk-pair.ts'
-import { type Finished, runProgram } from './programs.ts'
+import { type Finished, mustRun } from './programs.ts'
 import { onProcessExit, scratchFolder } from './scratch.ts'
 
 /** The compiled command that stands beside this compiled file. */
@@ -24,29 +26,13 @@ export interface LabOptions {
   readonly protocol?: 'A' | 'B' | 'C'
   readonly linkDelayMs?: number
   readonly restart?: boolean
-}
-
-/** What the lab says of one side. */
-export interface LabSide {
-  /** nbd+unix:///r0?socket=... */
-  readonly nbd: string
-  readonly pid: number
-  readonly disk: string
-  readonly control: string
-}
-
-interface LabReady {
-  readonly a: LabSide
-  readonly b: LabSide
-  readonly link: string
-  readonly dashboard: string
+  readonly logLevel?: 'debug' | 'info'
 }
 
 const READY_MS = 30_000
 const STOP_MS = 15_000
 const COMMAND_MS = 30_000
 const STATE_MS = 30_000
-const LOG_LINES_MAX = 4_000
 const RETRY_MS = 20
 
 /** Ready when it resolves: both exports served, both sides Primary and UpToDate. */
@@ -63,19 +49,18 @@ export async function startLab(options: LabOptions = {}): Promise<Lab> {
 
 export class Lab implements DiskPair {
   readonly folder = scratchFolder('coprime-lab-')
-  /** The last lines that the lab and its daemons wrote. */
-  readonly log: string[] = []
+  /** What the lab itself wrote. */
+  readonly notes: string[] = []
   readonly #process: ChildProcess
   readonly #lines: Interface[] = []
   readonly #exited: Promise<void>
   readonly #forget: () => void
   /** Of every daemon that was ever seen, so that none outlives the test. */
   readonly #pids = new Set<number>()
-  #ready: LabReady | undefined
+  #ready: LabLine | undefined
   #sizeBytes = 0
   #hasExited = false
   #onFirstLine: (line: string) => void = () => {}
-  #onLine: ((line: string) => void)[] = []
 
   constructor(options: LabOptions) {
     const words = ['lab', '--json', '--dir', this.folder.path, ...argumentsOf(options)]
@@ -85,12 +70,12 @@ export class Lab implements DiskPair {
     this.#exited = new Promise((resolve) => {
       this.#process.once('exit', (code, signal) => {
         this.#hasExited = true
-        this.#note(`lab ended with ${signal ?? code}`)
+        this.notes.push(`lab ended with ${signal ?? code}`)
         resolve()
       })
       this.#process.once('error', (error) => {
         this.#hasExited = true
-        this.#note(`lab: ${error.message}`)
+        this.notes.push(`lab: ${error.message}`)
         resolve()
       })
     })
@@ -99,7 +84,7 @@ export class Lab implements DiskPair {
       if (stream === null) continue
       const lines = createInterface({ input: stream })
       lines.on('line', (line) => {
-        this.#note(line)
+        this.notes.push(line)
         if (first && stream === this.#process.stdout) {
           first = false
           this.#onFirstLine(line)
@@ -117,7 +102,7 @@ export class Lab implements DiskPair {
     const ended = this.#exited.then(() => Promise.reject(new Error('the lab ended before it was ready')))
     ended.catch(() => {})
     const text = await within(READY_MS, 'the first line of the lab', Promise.race([line, ended]))
-    this.#ready = JSON.parse(text) as LabReady
+    this.#ready = JSON.parse(text) as LabLine
     for (const side of SIDES) this.#pids.add(this.#ready[side].pid)
     await this.untilReady()
     const connection = await this.connect('a')
@@ -125,7 +110,7 @@ export class Lab implements DiskPair {
     await connection.disconnect()
   }
 
-  side(side: Side): LabSide {
+  side(side: Side): LabSideLine {
     return defined(this.#ready, 'first line of the lab')[side]
   }
 
@@ -160,7 +145,7 @@ export class Lab implements DiskPair {
 
   async host(side: Side): Promise<HostReport> {
     const report = await within(STATE_MS, `status of ${side}`, this.control(side).status())
-    this.#pids.add(report.pid)
+    this.#remember(report.pid)
     return report
   }
 
@@ -173,28 +158,52 @@ export class Lab implements DiskPair {
   }
 
   /** `coprime lab WORDS... --dir DIR`; rejects unless it succeeds. */
-  async command(...words: string[]): Promise<Finished> {
+  command(...words: string[]): Promise<Finished> {
     const all = ['--enable-source-maps', COPRIME_MAIN, 'lab', ...words, '--dir', this.folder.path]
-    const finished = await runProgram(process.execPath, all, { timeoutMs: COMMAND_MS })
-    if (finished.code === 0) return finished
-    throw new Error(`coprime lab ${words.join(' ')}: exit code ${finished.code}\n${finished.stdout}${finished.stderr}`)
+    return mustRun(process.execPath, all, { timeoutMs: COMMAND_MS })
   }
 
-  /** SIGKILL, now. Resolves when the process is gone. */
+  /** What the command does, without starting a program for it. */
+  async #ask(action: string, body: object): Promise<LabStatus> {
+    const client = new ControlClient(defined(this.#ready, 'first line of the lab').link)
+    const status = await within(COMMAND_MS, action, client.post<LabStatus>(`/${action}`, body))
+    for (const side of SIDES) this.#remember(status[side].pid)
+    return status
+  }
+
+  /** SIGKILL. Resolves when the process is gone. */
   async kill(side: Side): Promise<void> {
-    const { pid } = await this.host(side)
-    await killAndWait(pid)
+    const { [side]: killed } = await this.#ask('kill', { side })
+    if (killed.pid !== null) throw new Error(`${side} has survived a kill, or has been started again`)
   }
 
   async restart(side: Side): Promise<void> {
-    await this.command('restart', side)
-    await this.#reachable(side)
-    await this.host(side)
+    await this.#ask('restart', { side })
   }
 
-  /** What the lab's network does, set in both daemons. */
-  async link(change: { readonly cut?: boolean; readonly delayMs?: number }): Promise<void> {
-    await Promise.all(SIDES.map((side) => this.control(side).link(change)))
+  /** Undefined: not running. */
+  async pid(side: Side): Promise<number | undefined> {
+    const client = new ControlClient(defined(this.#ready, 'first line of the lab').link)
+    const status = await within(COMMAND_MS, 'status of the lab', client.get<LabStatus>('/status'))
+    this.#remember(status[side].pid)
+    return status[side].pid ?? undefined
+  }
+
+  #remember(pid: number | null): void {
+    if (pid !== null) this.#pids.add(pid)
+  }
+
+  /** On all links, from now on. */
+  async delay(delayMs: number): Promise<void> {
+    await this.#ask('delay', { delayMs })
+  }
+
+  async cut(): Promise<void> {
+    await this.#ask('cut', {})
+  }
+
+  async heal(): Promise<void> {
+    await this.#ask('heal', {})
   }
 
   /** Connected, both Primary, both UpToDate, nothing out of sync, as both sides see it. */
@@ -219,24 +228,47 @@ export class Lab implements DiskPair {
     throw new Error(`${side} is not ${what} within ${timeoutMs} ms: ${describe(last)}\n${this.lastLines(60)}`)
   }
 
-  /** Waits for a line of the log that comes from now on, or has come. */
-  untilLogged(pattern: RegExp, timeoutMs: number): Promise<string> {
-    const there = this.log.find((line) => pattern.test(line))
-    if (there !== undefined) return Promise.resolve(there)
-    let listener: ((line: string) => void) | undefined
-    const come = new Promise<string>((resolve) => {
-      listener = (line) => {
-        if (pattern.test(line)) resolve(line)
-      }
-      this.#onLine.push(listener)
-    })
-    return within(timeoutMs, () => `a log line like ${pattern}\n${this.lastLines(40)}`, come).finally(() => {
-      this.#onLine = this.#onLine.filter((other) => other !== listener)
-    })
+  /** Lines of the daemon's log, from `from` on. */
+  logLines(side: Side, from = 0): string[] {
+    return readFileSync(this.#logPath(side), 'utf8').split('\n').slice(from, -1)
   }
 
+  /** Waits for a line that fits, at or after line `from`. */
+  async untilLogged(side: Side, pattern: RegExp, from: number, timeoutMs = STATE_MS): Promise<string> {
+    let found: string | undefined
+    const look = (): boolean => {
+      found = this.logLines(side, from).find((line) => pattern.test(line))
+      return found !== undefined
+    }
+    const watcher = watch(this.#logPath(side))
+    try {
+      const come = new Promise<void>((resolve) => {
+        watcher.on('change', () => {
+          if (look()) resolve()
+        })
+        if (look()) resolve()
+      })
+      await within(timeoutMs, () => `a log line of ${side} like ${pattern}\n${this.lastLines(30)}`, come)
+    } finally {
+      watcher.close()
+    }
+    return defined(found, 'log line')
+  }
+
+  #logPath(side: Side): string {
+    return join(this.folder.path, `${side}.log`)
+  }
+
+  /** Of the lab and of both daemons. */
   lastLines(count: number): string {
-    return this.log.slice(-count).join('\n')
+    const logs = SIDES.flatMap((side) => {
+      try {
+        return this.logLines(side).slice(-count)
+      } catch {
+        return [`${side} has no log`]
+      }
+    })
+    return [...this.notes.slice(-count), ...logs].join('\n')
   }
 
   /** Ends both daemons in good order, or else by force, and removes the folder. True if good order was enough. */
@@ -272,12 +304,6 @@ export class Lab implements DiskPair {
     }
   }
 
-  #note(line: string): void {
-    if (this.log.length === LOG_LINES_MAX) this.log.shift()
-    this.log.push(line)
-    for (const listener of this.#onLine) listener(line)
-  }
-
   /** Synchronous, for the end of the process. */
   #killAll(): void {
     if (!this.#hasExited && this.#process.pid !== undefined) killQuietly(this.#process.pid)
@@ -292,6 +318,7 @@ function argumentsOf(options: LabOptions): string[] {
   if (options.protocol !== undefined) words.push('--protocol', options.protocol)
   if (options.linkDelayMs !== undefined) words.push('--link-delay-ms', String(options.linkDelayMs))
   if (options.restart === true) words.push('--restart')
+  if (options.logLevel !== undefined) words.push('--log-level', options.logLevel)
   return words
 }
 
@@ -314,17 +341,6 @@ export function describe(resource: ResourceReport | undefined): string {
   return `${connection} ${role}/${peerRole} ${states.join('; ')} ${connectionReason ?? ''}`
 }
 
-/** A daemon of the lab; its number may have been given to another process only after it was reaped, long ago. */
-async function killAndWait(pid: number): Promise<void> {
-  process.kill(pid, 'SIGKILL')
-  const deadlineMs = performance.now() + 5_000
-  while (isAlive(pid)) {
-    if (performance.now() > deadlineMs) throw new Error(`process ${pid} survived SIGKILL`)
-    await new Promise((resolve) => setTimeout(resolve, 2))
-  }
-}
-
-/** A zombie that its parent has not reaped yet is as dead as it can be, but answers; the lab reaps its daemons. */
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0)
@@ -341,5 +357,3 @@ function killQuietly(pid: number): void {
     // It is gone: what was wanted.
   }
 }
-
-export const labFolder = (lab: Lab, ...names: string[]): string => join(lab.folder.path, ...names)

@@ -57,7 +57,7 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
   let startsAt = Number.NEGATIVE_INFINITY
   for (let part = 0; part <= losses.length; part++) {
     const endsAt = losses[part] ?? Number.POSITIVE_INFINITY
-    const operations = operationsBetween(history.operations, startsAt, endsAt)
+    const operations = operationsBetween(history, startsAt, endsAt)
     const violation = checkRegister(operations, initial)
     if (violation !== undefined) {
       const values = violation.values.map(describeValue).join('; ')
@@ -66,7 +66,7 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
     }
     if (part === losses.length) break
     const nextEndsAt = losses[part + 1] ?? Number.POSITIVE_INFINITY
-    const next = operationsBetween(history.operations, endsAt, nextEndsAt)
+    const next = operationsBetween(history, endsAt, nextEndsAt)
     const allowed = valuesThatMaySurvive(history, { operations, candidates, lossAt: endsAt })
     const survivor = survivingValue(next, allowed)
     if ('message' in survivor) {
@@ -82,7 +82,7 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
 
 /** The operations of one part, those that cross its borders with their answers adjusted as the head of this file says. */
 function operationsBetween(
-  operations: readonly RegisterOperation[],
+  { operations, fua }: SectorHistory,
   startsAt: number,
   endsAt: number,
 ): RegisterOperation[] {
@@ -92,7 +92,9 @@ function operationsBetween(
     if (operation.invokedAt > endsAt || completedAt < startsAt) continue
     const crosses = completedAt > endsAt || operation.invokedAt < startsAt
     if (operation.kind === 'read' && crosses) continue
-    inside.push(completedAt > endsAt ? { ...operation, completedAt: undefined } : operation)
+    // Answered after the loss, but perhaps on the strength of what was lost: it may be gone, unless it was durable.
+    const mayBeLost = operation.kind === 'write' && operation.invokedAt < startsAt && !fua.has(operation.invokedAt)
+    inside.push(completedAt > endsAt || mayBeLost ? { ...operation, completedAt: undefined } : operation)
   }
   return inside
 }
