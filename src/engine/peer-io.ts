@@ -153,8 +153,8 @@ export class PeerIo {
       if (verdict === 'wait') return false
     }
     if (blocked || !volume.engine.connection.epochMayProceed(write.epoch)) return false
+    if (!this.#mayBeOnlyCopy(write)) return false
     write.submitted = true
-    this.#markOnlyCopy(write)
     const offsetBytes = write.sector * 512
     if (write.data !== undefined)
       volume.engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data: write.data, op: write })
@@ -202,12 +202,24 @@ export class PeerIo {
     }
   }
 
-  /** The peer writes without a disk of its own: this is the only copy, the peer's disk will need it. */
-  #markOnlyCopy(write: PeerWrite): void {
+  /**
+   * If the peer has no disk, this is the only copy, and the peer's disk will need it: like an own write it waits for the
+   * superblock that says so and for its extents in the activity log, and its blocks are out of sync.
+   */
+  #mayBeOnlyCopy(write: PeerWrite): boolean {
     const { volume } = this.#io
-    if (volume.state.pdsk >= D_INCONSISTENT) return
-    const [from, to] = blocksTouched(write.sector, write.sectors)
-    volume.bitmap?.set(from, to)
+    if (volume.state.pdsk >= D_INCONSISTENT) return true
+    if (volume.isGated || write.awaitsActivity) return false
+    const { activity } = volume
+    if (activity !== undefined && write.activity === undefined) {
+      if (activity.acquire(write)) write.activity = activity
+      else {
+        write.awaitsActivity = true
+        return false
+      }
+    }
+    volume.markOutOfSync(write.sector, write.sectors)
+    return true
   }
 
   #acknowledge(write: PeerWrite): void {
@@ -241,6 +253,9 @@ export class PeerIo {
 
   #drop(write: PeerWrite): void {
     this.#io.release(write)
+    const { activity } = write
+    write.activity = undefined
+    activity?.release(write)
     if (!this.pending.delete(write)) return
     if (write.data !== undefined) this.pendingBytes -= write.sectors * 512
     this.#io.pumpNeeded = true

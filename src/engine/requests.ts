@@ -111,7 +111,7 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   }
 }
 
-export class PeerWrite extends Base implements DiskOp {
+export class PeerWrite extends Base implements DiskOp, ActivityUser {
   readonly kind = 'peer-write'
   readonly io: VolumeIo
   readonly blockIdHi: number
@@ -121,6 +121,9 @@ export class PeerWrite extends Base implements DiskOp {
   readonly unmap: boolean
   readonly flags: number
   readonly epoch: ReceivedEpoch
+  /** Set while the peer has no disk: then its writes are logged here, like own ones (metadata.md 8). */
+  activity: ActivityLog | undefined
+  awaitsActivity = false
   /** On its way to the own disk. */
   submitted = false
   flushing = false
@@ -146,6 +149,18 @@ export class PeerWrite extends Base implements DiskOp {
   }
 
   onDisk(error: DiskError | undefined): void {
+    this.io.peer.onPeerWriteDone(this, error)
+  }
+
+  onActivityGranted(): void {
+    this.awaitsActivity = false
+    if (this.active) this.activity = this.io.volume.activity
+    else this.io.volume.activity?.release(this)
+    this.io.pumpNeeded = true
+  }
+
+  onActivityFailed(error: DiskError): void {
+    this.awaitsActivity = false
     this.io.peer.onPeerWriteDone(this, error)
   }
 }

@@ -162,6 +162,11 @@ export class Volume implements MetadataHost, ActivityHost {
     return this.state.conn === C_AHEAD || this.state.conn === C_WF_BITMAP_S
   }
 
+  /** A superblock that has to be durable before anything else happens is being written. */
+  get isGated(): boolean {
+    return this.#gates > 0
+  }
+
   get holdsReads(): boolean {
     return this.suspended || this.#gates > 0 || this.state.disk === D_ATTACHING || this.state.disk === D_NEGOTIATING
   }

@@ -81,11 +81,7 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
 }
 
 /** The operations of one part, those that cross its borders with their answers adjusted as the head of this file says. */
-function operationsBetween(
-  { operations, fua }: SectorHistory,
-  startsAt: number,
-  endsAt: number,
-): RegisterOperation[] {
+function operationsBetween({ operations, fua }: SectorHistory, startsAt: number, endsAt: number): RegisterOperation[] {
   const inside: RegisterOperation[] = []
   for (const operation of operations) {
     const completedAt = operation.completedAt ?? Number.POSITIVE_INFINITY
