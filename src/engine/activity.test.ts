@@ -54,8 +54,8 @@ function logOf(slots: number): {
       done: (error: DiskError | undefined) => void,
     ) => {
       const decoded = decodeBlock(block())
-      assert.equal(decoded.type, 'transaction')
-      const hot = decoded.type === 'transaction' ? decoded.updates.map(({ extent }) => extent) : []
+      assert.equal(decoded.type, 'update')
+      const hot = decoded.type === 'update' ? decoded.updates.map(({ extent }) => extent) : []
       world.transactions.push({ evictedBlocks, hot })
       pending.push({ block, done })
     },

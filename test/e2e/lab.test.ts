@@ -308,9 +308,9 @@ describe('what a lab refuses', () => {
   }
 })
 
-describe('a folder with a long name', () => {
-  test('has its sockets elsewhere, where the commands find them', async () => {
-    const folder = join(newFolder(), 'x'.repeat(120))
+describe('a folder with a long name of strange characters', () => {
+  test('has its sockets elsewhere, where commands and the fencing agent find them', async () => {
+    const folder = join(newFolder(), `it's "50%" & more ${'x'.repeat(120)}`)
     const lab = newLab(folder, '--size', '8M')
     const line = await lab.start()
     folders.push(join(line.link, '..'))
@@ -318,6 +318,8 @@ describe('a folder with a long name', () => {
     await writeAndClose(lab, 'a', 0, 0x71)
     const status = await lab.command('status')
     assert.equal(status.folder, folder)
+    await lab.command('kill', 'b')
+    await within(GOES_ON_MS, 'a write while b is dead', writeAndClose(lab, 'a', BLOCK, 0x72))
     await lab.end()
   })
 })

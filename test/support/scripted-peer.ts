@@ -15,7 +15,7 @@ import {
 } from '../../src/wire/drbd/constants.ts'
 import type { Packet, PacketOf } from '../../src/wire/drbd/packets.ts'
 import { encodeStateWord, type StateWord } from '../../src/wire/drbd/state-word.ts'
-import { type EngineHost, GENERATION, type HostNetwork } from './engine-driver.ts'
+import { EngineHost, GENERATION, type HostNetwork, type HostOptions, sectorsOf } from './engine-driver.ts'
 
 export const KERNEL_FEATURES = 15
 export const COPRIME_FEATURES = 15 | (1 << 24)
@@ -228,6 +228,17 @@ export class ScriptedPeer implements HostNetwork {
     }
   }
 
+  /** Makes the engine Primary, with the consent of this peer. */
+  promoteEngine(): void {
+    const id = 5_000_000
+    this.host.event({ type: 'admin', id, command: { type: 'primary', force: false } })
+    this.one('P_STATE_CHG_REQ')
+    this.onMeta({ type: 'P_STATE_CHG_REPLY', volume: 0, code: 1 })
+    assert.equal(this.host.results.get(id)?.code, 0)
+    this.host.take()
+    this.take()
+  }
+
   /** The cable is cut. */
   disconnect(): void {
     for (const socket of [this.data, this.meta]) {
@@ -305,6 +316,32 @@ export class ScriptedPeer implements HostNetwork {
     assert.equal(found.length, 1, `one ${type} among: ${all}`)
     return found[0] as PacketOf<T>
   }
+}
+
+export interface Scene {
+  readonly host: EngineHost
+  readonly peer: ScriptedPeer
+}
+
+/** The engine is attached and Connected, Primary unless told otherwise, and extent 0 is hot. */
+export function connectedScene(
+  options: HostOptions = {},
+  peerOptions: PeerOptions = {},
+  role: 'primary' | 'secondary' = 'primary',
+): Scene {
+  const host = new EngineHost(options)
+  const peer = new ScriptedPeer(host)
+  host.attach()
+  peer.connectFully(peerOptions)
+  if (role === 'primary') {
+    peer.promoteEngine()
+    const id = host.write(0, sectorsOf(8, 0xee))
+    for (const write of peer.taken('P_DATA')) if (write.flags & DP_SEND_WRITE_ACK) peer.ack('P_WRITE_ACK', write)
+    assert.equal(host.answer(id), 'done')
+  }
+  host.take()
+  peer.take()
+  return { host, peer }
 }
 
 export function protocolOf(host: EngineHost): PacketOf<'P_PROTOCOL'> {

@@ -52,6 +52,7 @@ export class Lab implements LabBackend {
     try {
       const fresh = await this.#prepare()
       this.#dashboard = await this.#server.listenOnPort(this)
+      if (this.#stopping !== undefined) throw new StartError('E_LAB', 'told to stop before it was ready')
       const sides = this.#createSides()
       await Promise.all(SIDES.map((side) => sides[side].start()))
       await this.#whenSettled(sides, fresh)
