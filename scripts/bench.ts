@@ -15,10 +15,9 @@ import { mebibytes, print, say, thousands } from './console.ts'
 import { fileSystemType } from './files.ts'
 import { missingPrograms, run } from './processes.ts'
 
-const DISK_BYTES = 512 * MIB
 const ROUNDS = 3
-const FULL = { rampSeconds: 1, seconds: 5 }
-const QUICK = { rampSeconds: 1, seconds: 1 }
+const FULL = { diskBytes: 512 * MIB, rampSeconds: 1, seconds: 5 }
+const QUICK = { diskBytes: 128 * MIB, rampSeconds: 0.5, seconds: 1 }
 
 const { values: options } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, json: { type: 'string' }, dir: { type: 'string' } },
@@ -32,11 +31,11 @@ async function main(): Promise<void> {
   const machine = await machineFacts(folder)
   for (const [name, value] of Object.entries(machine)) print(`${name.padEnd(12)} ${value}`)
   print()
-  const duration = options.quick ? QUICK : FULL
+  const size = options.quick ? QUICK : FULL
   const targets: Target[] = []
   const results: Result[] = []
   try {
-    for (const name of TARGET_NAMES) targets.push(await startTarget(name, { folder, sizeBytes: DISK_BYTES }))
+    for (const name of TARGET_NAMES) targets.push(await startTarget(name, { folder, sizeBytes: size.diskBytes }))
     for (const target of targets) await warmUp(target)
     for (let round = 1; round <= ROUNDS; round++) {
       for (const job of JOBS) {
@@ -44,7 +43,7 @@ async function main(): Promise<void> {
           if (job.everySide && target.uris.length === 1) continue
           const uris = job.everySide ? target.uris : target.uris.slice(0, 1)
           await settle(targets)
-          const measurement = await measure(job, uris, { ...duration, seed: round })
+          const measurement = await measure(job, uris, { ...size, seed: round })
           results.push({ round, job: job.name, target: target.name, measurement })
           const { iops, p99Us } = measurement
           say(
@@ -60,15 +59,12 @@ async function main(): Promise<void> {
   const summary = summarize(results)
   print()
   for (const line of formatSummary(summary)) print(line)
-  print(`\nMedian of ${ROUNDS} interleaved rounds of ${duration.seconds} s; disk ${mebibytes(DISK_BYTES)}.`)
+  print(`\nMedian of ${ROUNDS} interleaved rounds of ${size.seconds} s; disk ${mebibytes(size.diskBytes)}.`)
   print(
     'After each round both copies of coprime and of the mirror were compared: byte-identical, nothing left unwritten.',
   )
   if (options.json !== undefined) {
-    writeFileSync(
-      options.json,
-      `${JSON.stringify({ machine, diskBytes: DISK_BYTES, duration, summary, results }, null, 2)}\n`,
-    )
+    writeFileSync(options.json, `${JSON.stringify({ machine, size, summary, results }, null, 2)}\n`)
   }
 }
 

@@ -73,7 +73,7 @@ export async function measure(
   uris: readonly string[],
   how: Duration & { seed: number },
 ): Promise<Measurement> {
-  const timed = ['--time_based', `--runtime=${how.seconds}`, `--ramp_time=${how.rampSeconds}`]
+  const timed = ['--time_based', `--runtime=${how.seconds}`, `--ramp_time=${how.rampSeconds * 1000}ms`]
   return runFio(job, uris, [...timed, '--norandommap', `--randseed=${how.seed}`])
 }
 

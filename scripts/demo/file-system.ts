@@ -14,6 +14,7 @@ const FILES_BYTES = 72 * MIB
 const FILES_MAX = 6000
 /** A large program must not crowd out the small files. */
 const FILE_BYTES_MAX = 40 * MIB
+const SHOWN_CHARACTERS_MAX = 300
 
 export interface FileSystem {
   readonly imagePath: string
@@ -47,9 +48,9 @@ export async function makeFileSystem(
 /** What e2fsck says of the file system at the start of `path`, without changing it; undefined: it is clean. */
 export async function fileSystemDamage(path: string): Promise<string | undefined> {
   const { status, stdout, stderr } = await runForStatus('e2fsck', ['-f', '-n', path])
-  return status === 0
-    ? undefined
-    : `e2fsck: exit status ${status}: ${`${stdout} ${stderr}`.trim().replaceAll('\n', '; ')}`
+  if (status === 0) return undefined
+  const said = `${stdout} ${stderr}`.trim().replaceAll('\n', '; ').slice(0, SHOWN_CHARACTERS_MAX)
+  return `e2fsck: exit status ${status}: ${said}`
 }
 
 /** Copies all files out of the file system at the start of `path` and lists those that are missing, wrong or too many. */

@@ -31,7 +31,7 @@ import {
 } from './posix.ts'
 import { SyncGate } from './sync-gate.ts'
 import { systemCodeOf } from './system-code.ts'
-import { completeAtTurnEnd } from './turn-end.ts'
+import { completeAtTurnEnd, type TurnEndWorker, workAtTurnEnd } from './turn-end.ts'
 
 export interface FileDiskOptions {
   /** Chooses between DRBD's error numbers for data and for metadata devices. Default: data. */
@@ -95,7 +95,7 @@ export function openFileDisk(path: string, options: FileDiskOptions = {}): FileD
   return new OpenFileDisk(device, posix, options.syncBytesMax ?? SYNC_BYTES_MAX_DEFAULT)
 }
 
-class OpenFileDisk implements FileDisk {
+class OpenFileDisk implements FileDisk, TurnEndWorker {
   readonly path: string
   readonly isBlockDevice: boolean
   readonly sizeBytes: number
@@ -131,6 +131,8 @@ class OpenFileDisk implements FileDisk {
   #inPool = 0
   /** Operations that changed the device, or may have, since opening; and how many of them the last good flush covers. */
   #changes = 1
+  /** Small writes submitted in this turn, not done yet. */
+  #submitted: { readonly offsetBytes: number; readonly data: Uint8Array; readonly done: DiskDone }[] = []
   #changesFlushed = 0
   #syncRunning = false
   #flushesWaiting: DiskDone[] = []
@@ -225,18 +227,32 @@ class OpenFileDisk implements FileDisk {
 
   write(offsetBytes: number, data: Uint8Array, done: DiskDone): void {
     if (!this.#accepts(offsetBytes, data.length, done)) return
-    let writtenBytes = 0
     if (data.length <= this.#syncBytesMax) {
-      writtenBytes = this.#writeGated(offsetBytes, data)
+      // Done when the turn ends, after the links have sent: the peer writes while we do.
+      if (this.#submitted.length === 0) workAtTurnEnd(this)
+      this.#submitted.push({ offsetBytes, data, done })
+      return
+    }
+    this.#statistics.poolWrites++
+    this.#writeInPool(offsetBytes, data, 0, done)
+  }
+
+  /** The small writes of this turn. */
+  onTurnEndWork(): void {
+    const submitted = this.#submitted
+    this.#submitted = []
+    for (const { offsetBytes, data, done } of submitted) {
+      if (this.#closed) return
+      const writtenBytes = this.#writeGated(offsetBytes, data)
       if (writtenBytes === data.length) {
         this.#statistics.syncWrites++
         this.#changes++
         completeAtTurnEnd(this, done)
-        return
+      } else {
+        this.#statistics.poolWrites++
+        this.#writeInPool(offsetBytes, data, writtenBytes, done)
       }
     }
-    this.#statistics.poolWrites++
-    this.#writeInPool(offsetBytes, data, writtenBytes, done)
   }
 
   #writeGated(offsetBytes: number, data: Uint8Array): number {

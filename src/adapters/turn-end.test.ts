@@ -3,13 +3,22 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { completeAtTurnEnd, runAtTurnEnd } from './turn-end.ts'
+import { completeAtTurnEnd, runAtTurnEnd, workAtTurnEnd } from './turn-end.ts'
 
 const owner = { closed: false }
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
-test('completions come together at the end of the turn, in order, before the tasks', async () => {
+test('at the end of the turn: tasks, then work, then completions in order, then the tasks that these brought', async () => {
   const events: string[] = []
+  workAtTurnEnd({
+    onTurnEndWork: () => {
+      events.push('work')
+      completeAtTurnEnd(owner, () => {
+        events.push('done')
+        runAtTurnEnd({ onTurnEnd: () => events.push('reply') })
+      })
+    },
+  })
   runAtTurnEnd({ onTurnEnd: () => events.push('task') })
   completeAtTurnEnd(owner, () => events.push('one'))
   completeAtTurnEnd(owner, (error, data) => events.push(`two ${error?.code} ${data?.length}`), {
@@ -20,19 +29,20 @@ test('completions come together at the end of the turn, in order, before the tas
   await Promise.resolve()
   assert.deepEqual(events, [], 'not in this turn, nor in a microtask')
   await turn()
-  assert.deepEqual(events, ['one', 'two io undefined', 'three undefined 7', 'task'])
+  assert.deepEqual(events, ['task', 'work', 'one', 'two io undefined', 'three undefined 7', 'done', 'reply'])
 })
 
-test('what a completion submits completes in the same turn, and tasks see its effect', async () => {
+test('what a completion submits completes in the same turn, and the last tasks see its effect', async () => {
   const events: string[] = []
-  runAtTurnEnd({ onTurnEnd: () => events.push('task') })
   completeAtTurnEnd(owner, () => {
     events.push('one')
+    runAtTurnEnd({ onTurnEnd: () => events.push('task') })
     completeAtTurnEnd(owner, () => events.push('two'))
+    workAtTurnEnd({ onTurnEndWork: () => events.push('work') })
     events.push('end of one')
   })
   await turn()
-  assert.deepEqual(events, ['one', 'end of one', 'two', 'task'])
+  assert.deepEqual(events, ['one', 'end of one', 'work', 'two', 'task'])
 })
 
 test('the completions of a closed owner are dropped, also when it is closed within the batch', async () => {

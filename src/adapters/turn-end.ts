@@ -2,10 +2,13 @@
 //
 // A turn is what the event loop handles between two looks at the clock and the sockets: usually some received data and all
 // that follows from it. At its end, in this order:
-//   1. completions of disk operations that were done synchronously (a port never completes inside the submitting call);
-//      what they submit anew completes in the next round, for a few rounds, so that a chain of page-cache operations
-//      (activity log, then data) does not take one turn per link of the chain;
-//   2. the links hand what was gathered to the operating system, the replies of step 1 included: one system call each.
+//   1. the links hand what was gathered to the operating system, one system call each: the peer gets a write before the own
+//      disk keeps the processor busy with it;
+//   2. disks do the synchronous writes that were submitted;
+//   3. completions of disk operations that were done synchronously (a port never completes inside the submitting call);
+//      what they submit anew is done and completes in the next round, for a few rounds, so that a chain of page-cache
+//      operations (activity log, then data) does not take one turn per link of the chain;
+//   4. the links again, with the replies of step 3.
 // `setImmediate` and not `process.nextTick`: it runs after all sockets that were ready have been read, so that a burst on
 // several sockets leaves as one batch, and a chain that never ends cannot keep the sockets from being read. Measured: it
 // costs no wake-up of its own (1.3 us for a whole empty turn) and is not slower than nextTick in a ping-pong.
@@ -21,6 +24,11 @@ export interface CompletionOwner {
 
 export interface TurnEndTask {
   onTurnEnd(): void
+}
+
+export interface TurnEndWorker {
+  /** Does what was submitted since the last time. */
+  onTurnEndWork(): void
 }
 
 interface Completion {
@@ -40,6 +48,7 @@ const COMPLETIONS_EARLY = 64
 let completions: Completion[] = []
 let position = 0
 let tasks: TurnEndTask[] = []
+let workers: TurnEndWorker[] = []
 let immediateSet = false
 let tickSet = false
 let running = false
@@ -52,6 +61,12 @@ export function completeAtTurnEnd(owner: CompletionOwner, done: DiskDone, error?
     tickSet = true
     process.nextTick(runTick)
   }
+}
+
+/** Calls `worker.onTurnEndWork()` at the end of the turn, after the links have sent what was gathered until then. */
+export function workAtTurnEnd(worker: TurnEndWorker): void {
+  workers.push(worker)
+  schedule()
 }
 
 /** Calls `task.onTurnEnd()` once at the end of the turn, after the completions. */
@@ -79,22 +94,31 @@ function runImmediate(): void {
 function run(): void {
   running = true
   try {
+    runTasks()
     runCompletions()
     runTasks()
   } finally {
     running = false
     // Also after an exception in a callback: whoever survives it must not wait for ever.
-    if (completions.length > 0 || tasks.length > 0) schedule()
+    if (completions.length > 0 || tasks.length > 0 || workers.length > 0) schedule()
   }
 }
 
 function runCompletions(): void {
   let startMs = 0
-  for (let round = 0; completions.length > 0; round++) {
+  for (let round = 0; completions.length > 0 || workers.length > 0; round++) {
     if (round === ROUNDS_FREE) startMs = performance.now()
     else if (round > ROUNDS_FREE && performance.now() - startMs > ROUNDS_BUDGET_MS) return
+    runWorkers()
     runOneRound()
   }
+}
+
+function runWorkers(): void {
+  if (workers.length === 0) return
+  const batch = workers
+  workers = []
+  for (const worker of batch) worker.onTurnEndWork()
 }
 
 function runOneRound(): void {

@@ -24,6 +24,7 @@ import {
   C_STARTING_SYNC_T,
   C_WF_BITMAP_S,
   C_WF_BITMAP_T,
+  C_WF_SYNC_UUID,
   D_DISKLESS,
   D_INCONSISTENT,
   D_MASK,
@@ -33,7 +34,7 @@ import {
   R_PRIMARY,
   R_SECONDARY,
 } from '../wire/drbd/constants.ts'
-import type { Packet } from '../wire/drbd/packets.ts'
+import { type Packet, type PacketType, packetEntry } from '../wire/drbd/packets.ts'
 import { encodeStateWord, type StateWord } from '../wire/drbd/state-word.ts'
 
 const COPRIME: PeerOptions = { features: { features: COPRIME_FEATURES } }
@@ -427,7 +428,7 @@ describe('fuzz: packets with random fields, in any order and phase', () => {
     if (packet.type === 'P_SIZES' && prng.chance(3, 4))
       Object.assign(bent, {
         backingSectors: prng.pick([0, 2048, 4096]),
-        userSectors: prng.pick([0, 0, 2048]),
+        userSectors: prng.pick([0, 0, 2048, 1024]),
         currentSectors: prng.pick([0, 2048]),
       })
     return bent as unknown as Packet
@@ -488,11 +489,11 @@ describe('fuzz: packets with random fields, in any order and phase', () => {
         verifyAlg: prng.pick(['', 'crc32c']),
         csumsAlg: prng.pick(['', 'sha1']),
       },
-      volumes: [{ superblock: prng.pick(['fresh', {}]) }],
+      volumes: [{ dataSectors: prng.pick([2048, 4096]), superblock: prng.pick(['fresh', { laSizeSectors: 2048 }]) }],
     })
     const peer = new ScriptedPeer(host)
     if (prng.chance(9, 10)) host.attach()
-    const phase = prng.u32() % 5
+    const phase = prng.pick([0, 1, 2, 3, 3, 4, 4, 4])
     peer.openStreams({ engineHoldsFlag: prng.chance(1, 2), features: { features: prng.pick([15, COPRIME_FEATURES]) } })
     if (phase > 0) peer.sendFeatures()
     if (phase > 1) peer.introduce()
@@ -508,8 +509,10 @@ describe('fuzz: packets with random fields, in any order and phase', () => {
           typeof value === 'bigint' ? `${value}n` : value instanceof Uint8Array ? `${value.length} bytes` : value,
         ),
       )
-      if (prng.chance(1, 2)) peer.onData(sent)
+      const { socket } = packetEntry(sent.type as PacketType)
+      if ((socket === 'data') !== prng.chance(1, 10)) peer.onData(sent)
       else peer.onMeta(sent)
+      if (prng.chance(1, 3)) answerSensibly(host, peer, prng)
       if (prng.chance(1, 6)) host.write(prng.u32() % 2000, sectorsOf(1 + (prng.u32() % 16), run & 0xff))
       if (prng.chance(1, 8)) host.read(prng.u32() % 2000, 8)
       if (prng.chance(1, 12)) host.flush()
@@ -517,6 +520,29 @@ describe('fuzz: packets with random fields, in any order and phase', () => {
       if (!host.engine.connection.established && prng.chance(1, 3)) reconnect(host, peer)
     }
     worksAgain(host, peer)
+  }
+
+  /** Now and then what is due, so that the engine gets beyond the first steps of a resync, and its requests come to an end. */
+  function answerSensibly(host: EngineHost, peer: ScriptedPeer, prng: Prng): void {
+    const { conn } = host.volume.state
+    const empty = new Uint8Array(0)
+    if (conn === C_WF_BITMAP_S || conn === C_WF_BITMAP_T) {
+      const payload = new Uint8Array(32)
+      for (let i = 0; i < 4; i++) payload[prng.u32() % 32] = prng.u32() & 0xff
+      peer.onData({ type: 'P_BITMAP', volume: 0, payload })
+      peer.onData({ type: 'P_BITMAP', volume: 0, payload: empty })
+    } else if (conn === C_WF_SYNC_UUID) peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: prng.u64() })
+    for (const { packet } of peer.take()) {
+      if (prng.chance(1, 3)) continue
+      if (packet.type === 'P_DATA' || packet.type === 'P_ZEROES')
+        peer.ack(prng.pick(['P_WRITE_ACK', 'P_RS_WRITE_ACK', 'P_SUPERSEDED', 'P_RETRY_WRITE', 'P_NEG_ACK']), packet)
+      else if (packet.type === 'P_RS_THIN_REQ' || packet.type === 'P_DATA_REQUEST') {
+        const type = packet.type === 'P_DATA_REQUEST' ? 'P_DATA_REPLY' : 'P_RS_DATA_REPLY'
+        const payload = sectorsOf(packet.sizeBytes / 512, 0x5a)
+        peer.onData({ ...packet, type, sequence: 0, flags: 0, digest: empty, payload })
+      } else if (packet.type === 'P_STATE_CHG_REQ')
+        peer.onMeta({ type: 'P_STATE_CHG_REPLY', volume: 0, code: prng.pick([1, 2, -1, -19, 0]) })
+    }
   }
 
   function reconnect(host: EngineHost, peer: ScriptedPeer): void {

@@ -19,8 +19,14 @@ export const RECONNECT_PAUSE_MS = 1000
 /** Pause after an established connection broke (13: "about 20 ms"). */
 export const RECONNECT_AFTER_LOSS_MS = 20
 
-/** A write acknowledged by the peer may still be in its disk cache: the peer is told to flush this long after it. */
-export const PEER_FLUSH_INTERVAL_MS = 2000
+/**
+ * A write acknowledged by the peer may still be in its disk cache: the peer is told to flush this long after it, by when
+ * its operating system has written most of it by itself (Linux: after 30 s); an earlier flush would only compete with the
+ * clients for the disk. What was not flushed is resynced if the peer is lost.
+ */
+export const PEER_FLUSH_INTERVAL_MS = 30_000
+/** And after so many writes: the peer remembers each of them until then (in-doubt.ts). */
+export const PEER_FLUSH_WRITES_MAX = 262_144
 
 /** Changed bitmap blocks go to disk at most this often while a resync runs (metadata.md 8). */
 export const BITMAP_WRITEBACK_MS = 2000

@@ -693,8 +693,7 @@ export class Flushes implements DiskOp {
     this.#peerCookie = 0
     this.sentAtMs = Number.POSITIVE_INFINITY
     this.#onPeer = true
-    this.#io.volume.stability?.flushDone()
-    this.#io.volume.activity?.onStable()
+    this.#io.volume.onPeerFlushed()
     this.#finishRound()
     return true
   }
@@ -736,7 +735,8 @@ export class Flushes implements DiskOp {
       engine.connection.epochs.sent(epoch)
       volume.stability?.flushSent()
     }
-    this.#localPending = volume.state.disk >= D_INCONSISTENT
+    // A round of our own is for the peer's disk only.
+    this.#localPending = volume.state.disk >= D_INCONSISTENT && this.#running.some((flush) => flush.id >= 0)
     if (this.#localPending) engine.emit({ type: 'disk.flush', volume: volume.number, op: this })
     else this.#finishRound()
   }

@@ -58,7 +58,7 @@ import type { Effect } from './effects.ts'
 import type { Engine } from './engine.ts'
 import type { OpenedDevices } from './events.ts'
 import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
-import { PEER_FLUSH_INTERVAL_MS } from './limits.ts'
+import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { Stability } from './stability.ts'
@@ -115,6 +115,7 @@ export class Volume implements MetadataHost, ActivityHost {
   /** Superblock writes that new writes and lone completions wait for. */
   #gates = 0
   #sequence = 0
+  #writesSinceFlush = 0
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
   sentBytes = 0
   receivedBytes = 0
@@ -244,6 +245,12 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine.emit(effect)
   }
 
+  onPeerFlushed(): void {
+    this.#writesSinceFlush = 0
+    this.stability?.flushDone()
+    this.activity?.onStable()
+  }
+
   /** Numbers per volume and direction, shared by both streams (wire-protocol.md 3.4). */
   nextSequence(): number {
     this.#sequence = (this.#sequence + 1) >>> 0
@@ -256,6 +263,7 @@ export class Volume implements MetadataHost, ActivityHost {
 
   /** A while after a replicated write the peer is asked to flush, so that little is out of sync if it is lost later. */
   armPeerFlush(): void {
+    if (++this.#writesSinceFlush === PEER_FLUSH_WRITES_MAX) this.io.flushes.requestOwn()
     const name = `peer-flush-${this.number}`
     if (this.engine.timers.has(name)) return
     this.engine.timers.set(name, this.engine.nowMs + PEER_FLUSH_INTERVAL_MS, () => {
