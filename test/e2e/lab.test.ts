@@ -90,236 +90,244 @@ function newLab(folder: string, ...options: string[]): RunningLab {
 
 async function writeAndClose(lab: RunningLab, side: SideName, offsetBytes: number, byte: number): Promise<void> {
   const client = await lab.connect(side)
-  await client.write(offsetBytes, new Uint8Array(BLOCK).fill(byte))
+  await within(LIMIT_MS, `a write through ${side}`, client.write(offsetBytes, new Uint8Array(BLOCK).fill(byte)))
   await client.disconnect()
 }
 
 async function expectByte(lab: RunningLab, side: SideName, offsetBytes: number, byte: number): Promise<void> {
   const client = await lab.connect(side)
-  assert.deepEqual(Buffer.from(await client.read(offsetBytes, BLOCK)), Buffer.alloc(BLOCK, byte))
+  const data = await within(LIMIT_MS, `a read through ${side}`, client.read(offsetBytes, BLOCK))
+  assert.deepEqual(Buffer.from(data), Buffer.alloc(BLOCK, byte))
   await client.disconnect()
 }
 
-after(() => {
-  for (const { process } of labs) process.child.kill('SIGKILL')
-  for (const folder of folders) removeFolder(folder)
-})
-
-describe('a lab', () => {
-  const folder = newFolder()
-  const lab = newLab(join(folder, 'lab'), '--size', '16M')
-  const pids: number[] = []
-
-  test('its first line tells where everything is', async () => {
-    const line = await lab.start()
-    assert.deepEqual(Object.keys(line), ['a', 'b', 'link', 'dashboard'])
-    for (const side of ['a', 'b'] as const) {
-      assert.deepEqual(Object.keys(line[side]), ['nbd', 'pid', 'disk', 'control'])
-      assert.match(line[side].nbd, /^nbd\+unix:\/\/\/r0\?socket=\/.+$/)
-      assert.ok(isRunning(line[side].pid))
-      assert.ok(statSync(line[side].disk).size > 16 * 1024 * 1024)
-      assert.ok(statSync(line[side].control).isSocket())
-      pids.push(line[side].pid)
-    }
-    assert.notEqual(line.a.pid, line.b.pid)
-    assert.match(line.dashboard, /^http:\/\/127\.0\.0\.1:\d+\/$/)
+// One suite around all: its last hook runs also when something has failed and keeps this process from ending.
+describe('coprime lab', () => {
+  after(() => {
+    for (const { process } of labs) process.child.kill('SIGKILL')
+    for (const folder of folders) removeFolder(folder)
   })
 
-  test('both sides are Primary and UpToDate then, and clients see the size asked for', async () => {
-    const status = await lab.command('status')
-    for (const side of ['a', 'b'] as const) {
-      const r0 = status[side].report?.resources[0]
-      assert.equal(r0?.role, 'Primary')
-      assert.equal(r0?.volumes[0]?.disk, 'UpToDate')
-      const client = await lab.connect(side)
-      assert.equal(client.sizeBytes, 16 * 1024 * 1024)
-      await client.disconnect()
-    }
-    const page = await fetch(lab.ready.dashboard)
-    assert.equal(page.status, 200)
-    assert.match(await page.text(), /UpToDate/)
-  })
-
-  test('what is written through one side is read through the other', async () => {
-    await writeAndClose(lab, 'a', 0, 0x11)
-    await expectByte(lab, 'b', 0, 0x11)
-    await writeAndClose(lab, 'b', 0, 0x12)
-    await expectByte(lab, 'a', 0, 0x12)
-  })
-
-  test('a second lab in the folder is refused', async () => {
-    const { exitCode, stdout, stderr } = await coprime(['lab', '--json', '--dir', lab.folder])
-    assert.equal(exitCode, 20)
-    assert.match(stderr, /a lab is running here already/)
-    assert.doesNotMatch(stderr, /\n\s+at /)
-    assert.equal((JSON.parse(stdout) as { error: string }).error, 'E_ALREADY_RUNNING')
-  })
-
-  test('after kill -9 of one side the other goes on, and the dead one comes back with all data', async () => {
-    const client = await lab.connect('a')
-    const startMs = performance.now()
-    process.kill(lab.ready.b.pid, 'SIGKILL')
-    await within(GOES_ON_MS, 'a write while b is dead', client.write(BLOCK, new Uint8Array(BLOCK).fill(0x21)))
-    assert.ok(performance.now() - startMs < GOES_ON_MS)
-    await client.disconnect()
-    const { b } = await lab.command('restart', 'b')
-    assert.ok(b.pid !== null && b.pid !== lab.ready.b.pid)
-    pids.push(b.pid)
-    await lab.whenPrimary('b')
-    await expectByte(lab, 'b', BLOCK, 0x21)
-    await expectByte(lab, 'b', 0, 0x12)
-  })
-
-  test('when the network is cut exactly one side goes on; healed and started again, both are Primary', async () => {
-    const before = await lab.command('status')
-    const gone = { a: before.a.pid, b: before.b.pid }
-    const lost = (['a', 'b'] as const).map(
-      (side) =>
-        new Promise<SideName>((resolve) => {
-          new ControlClient(lab.ready[side].control).watch(
-            () => {},
-            () => resolve(side),
-          )
-        }),
-    )
-    const cut = await lab.command('cut')
-    assert.deepEqual(cut.link, { cut: true, delayMs: 0 })
-    const loser = await within(LIMIT_MS, 'one side is fenced', Promise.race(lost))
-    const winner = loser === 'a' ? 'b' : 'a'
-    const client = await lab.connect(winner)
-    await within(GOES_ON_MS, 'a write while the link is cut', client.write(2 * BLOCK, new Uint8Array(BLOCK).fill(0x31)))
-    await client.disconnect()
-    await whenGone(Number(gone[loser]))
-    assert.ok(isRunning(Number(gone[winner])), 'the winner lives')
-    await lab.command('heal')
-    const restarted = await lab.command('restart', loser)
-    pids.push(Number(restarted[loser].pid))
-    await lab.whenPrimary('a')
-    await lab.whenPrimary('b')
-    await expectByte(lab, loser, 2 * BLOCK, 0x31)
-  })
-
-  test('a slow link slows writes down', async () => {
-    const status = await lab.command('delay', '50')
-    assert.equal(status.link.delayMs, 50)
-    const client = await lab.connect('a')
-    const startMs = performance.now()
-    await client.write(3 * BLOCK, new Uint8Array(BLOCK).fill(0x41))
-    const tookMs = performance.now() - startMs
-    assert.ok(tookMs >= 95, `a round trip of 100 ms took ${tookMs} ms`)
-    await client.disconnect()
-    await lab.command('delay', '0')
-  })
-
-  test('stop ends it, and leaves no process behind', async () => {
-    const { exitCode, stderr } = await coprime(['lab', 'stop', '--dir', lab.folder])
-    assert.equal(exitCode, 0, stderr)
-    assert.equal(await within(LIMIT_MS, 'end of the lab', lab.process.ended), 0)
-    for (const pid of pids) assert.ok(!isRunning(pid), `process ${pid}`)
-    const again = await coprime(['lab', 'status', '--dir', lab.folder])
-    assert.equal(again.exitCode, 20)
-    assert.match(again.stderr, /no lab is running here/)
-  })
-
-  test('the folder comes back with its data, and refuses another size', async () => {
-    const other = await coprime(['lab', '--dir', lab.folder, '--size', '32M'])
-    assert.equal(other.exitCode, 20)
-    assert.match(other.stderr, /has disks of 16777216 bytes/)
-    const second = newLab(lab.folder)
-    await second.start()
-    for (const side of ['a', 'b'] as const) {
-      await expectByte(second, side, 0, 0x12)
-      await expectByte(second, side, BLOCK, 0x21)
-      await expectByte(second, side, 2 * BLOCK, 0x31)
-      await expectByte(second, side, 3 * BLOCK, 0x41)
-    }
-    await second.end()
-  })
-})
-
-describe('a lab that is killed', () => {
-  test('takes its daemons with it; the next one finds what was confirmed on both sides', async () => {
+  describe('a lab', () => {
     const folder = newFolder()
-    const lab = newLab(folder, '--size', '8M')
-    const line = await lab.start()
-    await writeAndClose(lab, 'b', 5 * BLOCK, 0x51)
-    lab.process.child.kill('SIGKILL')
-    await within(LIMIT_MS, 'end of the lab', lab.process.ended)
-    await whenGone(line.a.pid)
-    await whenGone(line.b.pid)
-    const next = newLab(folder)
-    await next.start()
-    await expectByte(next, 'a', 5 * BLOCK, 0x51)
-    await expectByte(next, 'b', 5 * BLOCK, 0x51)
-    await next.end()
-  })
-})
+    const lab = newLab(join(folder, 'lab'), '--size', '16M')
+    const pids: number[] = []
 
-describe('a lab with --restart', () => {
-  test('starts a killed side again, which becomes Primary', async () => {
-    const lab = newLab(newFolder(), '--size', '8M', '--restart')
-    const line = await lab.start()
-    const survivor = new ControlClient(line.a.control)
-    await lab.command('kill', 'b')
-    // The survivor sees the peer come back, and then as Primary.
-    const back = await survivor.waitFor((resources) => {
-      const r0 = resources.get('r0')
-      return r0?.connection === 'Connected' && r0.peerRole === 'Primary' && r0.volumes[0]?.peerDisk === 'UpToDate'
-    }, LIMIT_MS)
-    assert.ok(back)
-    const { b } = await lab.command('status')
-    assert.ok(b.pid !== null && b.pid !== line.b.pid)
-    await lab.end()
-    assert.ok(!isRunning(b.pid))
-    assert.ok(!isRunning(line.a.pid))
-  })
-})
-
-describe('a lab with one Primary', () => {
-  test('protocol B: a is Primary, b refuses clients and says why', async () => {
-    const lab = newLab(newFolder(), '--size', '8M', '--protocol', 'B')
-    await lab.start()
-    await writeAndClose(lab, 'a', 0, 0x61)
-    await assert.rejects(lab.connect('b'), /r0 is Secondary on this host; run: coprime primary r0/)
-    await lab.end()
-  })
-})
-
-describe('what a lab refuses', () => {
-  const cases: readonly (readonly [args: readonly string[], message: RegExp])[] = [
-    [['--order', 'coordinator'], /coordinator: not built yet/],
-    [['--order', 'lock-extents'], /lock-extents: not built yet/],
-    [['--order', 'auto'], /auto: not built yet/],
-    [['--order', 'anyhow'], /must be one of arbitration/],
-    [['--size', '12'], /--size 12: must be 1M to 16T/],
-    [['--protocol', 'D'], /--protocol D: must be one of A, B, C/],
-    [['--link-delay-ms', 'long'], /--link-delay-ms long: must be 0 to 2000/],
-    [['--dir', '/proc/nowhere'], /cannot be used as the folder of a lab/],
-    [['nonsense'], /too many arguments|unknown command/],
-  ]
-  for (const [args, message] of cases) {
-    test(args.join(' '), async () => {
-      const { exitCode, stdout, stderr } = await coprime(['lab', '--dir', join(newFolder(), 'x'), ...args])
-      assert.equal(exitCode, 20)
-      assert.match(stderr, message)
-      assert.doesNotMatch(stderr, /\n\s+at /)
-      assert.equal(stdout, '')
+    test('its first line tells where everything is', async () => {
+      const line = await lab.start()
+      assert.deepEqual(Object.keys(line), ['a', 'b', 'link', 'dashboard'])
+      for (const side of ['a', 'b'] as const) {
+        assert.deepEqual(Object.keys(line[side]), ['nbd', 'pid', 'disk', 'control'])
+        assert.match(line[side].nbd, /^nbd\+unix:\/\/\/r0\?socket=\/.+$/)
+        assert.ok(isRunning(line[side].pid))
+        assert.ok(statSync(line[side].disk).size > 16 * 1024 * 1024)
+        assert.ok(statSync(line[side].control).isSocket())
+        pids.push(line[side].pid)
+      }
+      assert.notEqual(line.a.pid, line.b.pid)
+      assert.match(line.dashboard, /^http:\/\/127\.0\.0\.1:\d+\/$/)
     })
-  }
-})
 
-describe('a folder with a long name of strange characters', () => {
-  test('has its sockets elsewhere, where commands and the fencing agent find them', async () => {
-    const folder = join(newFolder(), `it's "50%" & more ${'x'.repeat(120)}`)
-    const lab = newLab(folder, '--size', '8M')
-    const line = await lab.start()
-    folders.push(join(line.link, '..'))
-    assert.ok(line.link.length < 100)
-    await writeAndClose(lab, 'a', 0, 0x71)
-    const status = await lab.command('status')
-    assert.equal(status.folder, folder)
-    await lab.command('kill', 'b')
-    await within(GOES_ON_MS, 'a write while b is dead', writeAndClose(lab, 'a', BLOCK, 0x72))
-    await lab.end()
+    test('both sides are Primary and UpToDate then, and clients see the size asked for', async () => {
+      const status = await lab.command('status')
+      for (const side of ['a', 'b'] as const) {
+        const r0 = status[side].report?.resources[0]
+        assert.equal(r0?.role, 'Primary')
+        assert.equal(r0?.volumes[0]?.disk, 'UpToDate')
+        const client = await lab.connect(side)
+        assert.equal(client.sizeBytes, 16 * 1024 * 1024)
+        await client.disconnect()
+      }
+      const page = await fetch(lab.ready.dashboard)
+      assert.equal(page.status, 200)
+      assert.match(await page.text(), /UpToDate/)
+    })
+
+    test('what is written through one side is read through the other', async () => {
+      await writeAndClose(lab, 'a', 0, 0x11)
+      await expectByte(lab, 'b', 0, 0x11)
+      await writeAndClose(lab, 'b', 0, 0x12)
+      await expectByte(lab, 'a', 0, 0x12)
+    })
+
+    test('a second lab in the folder is refused', async () => {
+      const { exitCode, stdout, stderr } = await coprime(['lab', '--json', '--dir', lab.folder])
+      assert.equal(exitCode, 20)
+      assert.match(stderr, /a lab is running here already/)
+      assert.doesNotMatch(stderr, /\n\s+at /)
+      assert.equal((JSON.parse(stdout) as { error: string }).error, 'E_ALREADY_RUNNING')
+    })
+
+    test('after kill -9 of one side the other goes on, and the dead one comes back with all data', async () => {
+      const client = await lab.connect('a')
+      const startMs = performance.now()
+      process.kill(lab.ready.b.pid, 'SIGKILL')
+      await within(GOES_ON_MS, 'a write while b is dead', client.write(BLOCK, new Uint8Array(BLOCK).fill(0x21)))
+      assert.ok(performance.now() - startMs < GOES_ON_MS)
+      await client.disconnect()
+      const { b } = await lab.command('restart', 'b')
+      assert.ok(b.pid !== null && b.pid !== lab.ready.b.pid)
+      pids.push(b.pid)
+      await lab.whenPrimary('b')
+      await expectByte(lab, 'b', BLOCK, 0x21)
+      await expectByte(lab, 'b', 0, 0x12)
+    })
+
+    test('when the network is cut exactly one side goes on; healed and started again, both are Primary', async () => {
+      const before = await lab.command('status')
+      const gone = { a: before.a.pid, b: before.b.pid }
+      const lost = (['a', 'b'] as const).map(
+        (side) =>
+          new Promise<SideName>((resolve) => {
+            new ControlClient(lab.ready[side].control).watch(
+              () => {},
+              () => resolve(side),
+            )
+          }),
+      )
+      const cut = await lab.command('cut')
+      assert.deepEqual(cut.link, { cut: true, delayMs: 0 })
+      const loser = await within(LIMIT_MS, 'one side is fenced', Promise.race(lost))
+      const winner = loser === 'a' ? 'b' : 'a'
+      const client = await lab.connect(winner)
+      await within(
+        GOES_ON_MS,
+        'a write while the link is cut',
+        client.write(2 * BLOCK, new Uint8Array(BLOCK).fill(0x31)),
+      )
+      await client.disconnect()
+      await whenGone(Number(gone[loser]))
+      assert.ok(isRunning(Number(gone[winner])), 'the winner lives')
+      await lab.command('heal')
+      const restarted = await lab.command('restart', loser)
+      pids.push(Number(restarted[loser].pid))
+      await lab.whenPrimary('a')
+      await lab.whenPrimary('b')
+      await expectByte(lab, loser, 2 * BLOCK, 0x31)
+    })
+
+    test('a slow link slows writes down', async () => {
+      const status = await lab.command('delay', '50')
+      assert.equal(status.link.delayMs, 50)
+      const client = await lab.connect('a')
+      const startMs = performance.now()
+      await within(LIMIT_MS, 'a slow write', client.write(3 * BLOCK, new Uint8Array(BLOCK).fill(0x41)))
+      const tookMs = performance.now() - startMs
+      assert.ok(tookMs >= 95, `a round trip of 100 ms took ${tookMs} ms`)
+      await client.disconnect()
+      await lab.command('delay', '0')
+    })
+
+    test('stop ends it, and leaves no process behind', async () => {
+      const { exitCode, stderr } = await coprime(['lab', 'stop', '--dir', lab.folder])
+      assert.equal(exitCode, 0, stderr)
+      assert.equal(await within(LIMIT_MS, 'end of the lab', lab.process.ended), 0)
+      for (const pid of pids) assert.ok(!isRunning(pid), `process ${pid}`)
+      const again = await coprime(['lab', 'status', '--dir', lab.folder])
+      assert.equal(again.exitCode, 20)
+      assert.match(again.stderr, /no lab is running here/)
+    })
+
+    test('the folder comes back with its data, and refuses another size', async () => {
+      const other = await coprime(['lab', '--dir', lab.folder, '--size', '32M'])
+      assert.equal(other.exitCode, 20)
+      assert.match(other.stderr, /has disks of 16777216 bytes/)
+      const second = newLab(lab.folder)
+      await second.start()
+      for (const side of ['a', 'b'] as const) {
+        await expectByte(second, side, 0, 0x12)
+        await expectByte(second, side, BLOCK, 0x21)
+        await expectByte(second, side, 2 * BLOCK, 0x31)
+        await expectByte(second, side, 3 * BLOCK, 0x41)
+      }
+      await second.end()
+    })
+  })
+
+  describe('a lab that is killed', () => {
+    test('takes its daemons with it; the next one finds what was confirmed on both sides', async () => {
+      const folder = newFolder()
+      const lab = newLab(folder, '--size', '8M')
+      const line = await lab.start()
+      await writeAndClose(lab, 'b', 5 * BLOCK, 0x51)
+      lab.process.child.kill('SIGKILL')
+      await within(LIMIT_MS, 'end of the lab', lab.process.ended)
+      await whenGone(line.a.pid)
+      await whenGone(line.b.pid)
+      const next = newLab(folder)
+      await next.start()
+      await expectByte(next, 'a', 5 * BLOCK, 0x51)
+      await expectByte(next, 'b', 5 * BLOCK, 0x51)
+      await next.end()
+    })
+  })
+
+  describe('a lab with --restart', () => {
+    test('starts a killed side again, which becomes Primary', async () => {
+      const lab = newLab(newFolder(), '--size', '8M', '--restart')
+      const line = await lab.start()
+      const survivor = new ControlClient(line.a.control)
+      await lab.command('kill', 'b')
+      // The survivor sees the peer come back, and then as Primary.
+      const back = await survivor.waitFor((resources) => {
+        const r0 = resources.get('r0')
+        return r0?.connection === 'Connected' && r0.peerRole === 'Primary' && r0.volumes[0]?.peerDisk === 'UpToDate'
+      }, LIMIT_MS)
+      assert.ok(back)
+      const { b } = await lab.command('status')
+      assert.ok(b.pid !== null && b.pid !== line.b.pid)
+      await lab.end()
+      assert.ok(!isRunning(b.pid))
+      assert.ok(!isRunning(line.a.pid))
+    })
+  })
+
+  describe('a lab with one Primary', () => {
+    test('protocol B: a is Primary, b refuses clients and says why', async () => {
+      const lab = newLab(newFolder(), '--size', '8M', '--protocol', 'B')
+      await lab.start()
+      await writeAndClose(lab, 'a', 0, 0x61)
+      await assert.rejects(lab.connect('b'), /r0 is Secondary on this host; run: coprime primary r0/)
+      await lab.end()
+    })
+  })
+
+  describe('what a lab refuses', () => {
+    const cases: readonly (readonly [args: readonly string[], message: RegExp])[] = [
+      [['--order', 'coordinator'], /coordinator: not built yet/],
+      [['--order', 'lock-extents'], /lock-extents: not built yet/],
+      [['--order', 'auto'], /auto: not built yet/],
+      [['--order', 'anyhow'], /must be one of arbitration/],
+      [['--size', '12'], /--size 12: must be 1M to 16T/],
+      [['--protocol', 'D'], /--protocol D: must be one of A, B, C/],
+      [['--link-delay-ms', 'long'], /--link-delay-ms long: must be 0 to 2000/],
+      [['--dir', '/proc/nowhere'], /cannot be used as the folder of a lab/],
+      [['nonsense'], /too many arguments|unknown command/],
+    ]
+    for (const [args, message] of cases) {
+      test(args.join(' '), async () => {
+        const { exitCode, stdout, stderr } = await coprime(['lab', '--dir', join(newFolder(), 'x'), ...args])
+        assert.equal(exitCode, 20)
+        assert.match(stderr, message)
+        assert.doesNotMatch(stderr, /\n\s+at /)
+        assert.equal(stdout, '')
+      })
+    }
+  })
+
+  describe('a folder with a long name of strange characters', () => {
+    test('has its sockets elsewhere, where commands and the fencing agent find them', async () => {
+      const folder = join(newFolder(), `it's "50%" & more ${'x'.repeat(120)}`)
+      const lab = newLab(folder, '--size', '8M')
+      const line = await lab.start()
+      folders.push(join(line.link, '..'))
+      assert.ok(line.link.length < 100)
+      await writeAndClose(lab, 'a', 0, 0x71)
+      const status = await lab.command('status')
+      assert.equal(status.folder, folder)
+      await lab.command('kill', 'b')
+      await within(GOES_ON_MS, 'a write while b is dead', writeAndClose(lab, 'a', BLOCK, 0x72))
+      await lab.end()
+    })
   })
 })

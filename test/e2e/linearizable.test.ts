@@ -110,7 +110,11 @@ async function runClean(pair: Lab | Pair, plan: Partial<WorkloadPlan>): Promise<
   assert.equal(counts.disconnected, 0, 'connections lost')
   assert.equal(counts.done, plan.operations)
   const violations = history.violations()
-  assert.equal(violations.length, 0, `seed ${plan.seed}: ${violations.length} sectors\n${violations.join('\n')}`)
+  assert.equal(
+    violations.length,
+    0,
+    `seed ${plan.seed}: ${violations.length} sectors\n${violations.slice(0, 10).join('\n')}`,
+  )
   return history.requests.length
 }
 

@@ -19,20 +19,29 @@ export interface DiskPair {
 
 /** Undefined if both backing files hold the same in the data area; else the first differences. Only while quiet. */
 export function differenceOfDisks(pair: DiskPair, shownMax = 8): string | undefined {
-  const differing = differingBlocks(pair.diskPath('a'), pair.diskPath('b'), pair.sizeBytes)
+  const differing = differingBlocks(pair.diskPath('a'), pair.diskPath('b'), {
+    offsetBytes: 0,
+    lengthBytes: pair.sizeBytes,
+  })
   if (differing.length === 0) return undefined
   const shown = differing.slice(0, shownMax).map((block) => `sector ${(block * BLOCK_BYTES) / SECTOR_BYTES}`)
   return `${differing.length} blocks of 4 KiB differ between the disks: ${shown.join(', ')}`
 }
 
-export function differingBlocks(pathA: string, pathB: string, lengthBytes: number): number[] {
+/** Numbers of the blocks that differ; the range begins at a block's border. */
+export function differingBlocks(
+  pathA: string,
+  pathB: string,
+  { offsetBytes, lengthBytes }: { readonly offsetBytes: number; readonly lengthBytes: number },
+): number[] {
+  const endBytes = offsetBytes + lengthBytes
   const [a, b] = [openSync(pathA, 'r'), openSync(pathB, 'r')]
   try {
     const differing: number[] = []
     const chunkA = Buffer.alloc(MIB)
     const chunkB = Buffer.alloc(MIB)
-    for (let at = 0; at < lengthBytes; at += MIB) {
-      const wanted = Math.min(MIB, lengthBytes - at)
+    for (let at = offsetBytes; at < endBytes; at += MIB) {
+      const wanted = Math.min(MIB, endBytes - at)
       readExactly(a, chunkA, wanted, at, pathA)
       readExactly(b, chunkB, wanted, at, pathB)
       if (chunkA.subarray(0, wanted).equals(chunkB.subarray(0, wanted))) continue

@@ -17,6 +17,7 @@ interface Direction {
   readonly queue: (Packet | 'closed')[]
   readonly back: () => Direction
   open: boolean
+  closedHere: boolean
   stream: Stream
 }
 
@@ -70,7 +71,8 @@ export class TestNetwork implements HostNetwork {
 
   send(host: EngineHost, socket: SocketId, packet: Packet): void {
     const direction = this.#directions.find((one) => one.from === host && one.fromSocket === socket)
-    assert.ok(direction?.open, `${host.name} sends ${packet.type} on an open stream`)
+    assert.ok(direction?.closedHere === false, `${host.name} sends ${packet.type} on a stream that it has not closed`)
+    if (!direction.open) return // the other end is gone, this one has not heard of it yet
     if (packet.type === 'P_INITIAL_DATA') this.#name(direction, 'data')
     if (packet.type === 'P_INITIAL_META') this.#name(direction, 'meta')
     direction.queue.push(packet)
@@ -78,7 +80,9 @@ export class TestNetwork implements HostNetwork {
 
   close(host: EngineHost, socket: SocketId): void {
     const direction = this.#directions.find((one) => one.from === host && one.fromSocket === socket)
-    if (direction === undefined || !direction.open) return
+    if (direction === undefined) return
+    direction.closedHere = true
+    if (!direction.open) return
     direction.open = false
     direction.queue.push('closed')
     const back = direction.back()
@@ -169,6 +173,7 @@ export class TestNetwork implements HostNetwork {
       queue: [],
       back: () => home,
       open: true,
+      closedHere: false,
       stream: 'new',
     }
     const home: Direction = {
