@@ -93,6 +93,8 @@ export class Connection implements EpochHost {
   #lastDataMs = 0
   #pendingChange: PendingChange | undefined
   #tearingDown = false
+  /** Set while an own disconnect waits for the peer's consent: carries it out. */
+  #leaving: (() => void) | undefined
 
   constructor(engine: Engine) {
     this.#engine = engine
@@ -230,6 +232,13 @@ export class Connection implements EpochHost {
   /** Drops the connection and tries again. */
   fail(conn: number, reason: string): void {
     const established = this.#phase === 'established'
+    const leaving = this.#leaving
+    if (leaving !== undefined) {
+      this.#leaving = undefined
+      this.#pendingChange = undefined
+      leaving()
+      return
+    }
     if (this.#phase === 'idle' || (this.#data === undefined && this.#meta === undefined)) return
     this.#engine.log(established ? 'warn' : 'info', `connection lost: ${reason}`)
     this.reason = reason
@@ -896,17 +905,22 @@ export class Connection implements EpochHost {
       validate({ ...volume.state, conn: C_DISCONNECTING }, this.#engine.validityContext(volume)),
     )
     const outdatePeer = context.some((code) => code < SS_SUCCESS)
-    this.requestChange(undefined, outdatePeer ? REQUEST_DISCONNECT_OUTDATE_PEER : REQUEST_DISCONNECT, (code) => {
-      if (code >= SS_SUCCESS) this.#leave(outdatePeer, false, done)
-      else if (!this.established) done(SS_SUCCESS)
-      else if (outdatePeer) done(code)
-      else {
-        // The peer may not stay behind with a disk that looks as good as its own: step back, then it agrees.
-        this.requestChange(undefined, REQUEST_DISCONNECT_OUTDATE_SELF, (second) => {
-          if (second >= SS_SUCCESS) this.#leave(false, true, done)
-          else done(this.established ? second : SS_SUCCESS)
-        })
-      }
+    this.#askToLeave(outdatePeer ? REQUEST_DISCONNECT_OUTDATE_PEER : REQUEST_DISCONNECT, outdatePeer, false, done)
+  }
+
+  /**
+   * Asks the peer for consent to leave. It closes its streams right behind its reply, and the end of the data stream may
+   * be seen first: an end while the question is open counts as consent (9.7).
+   */
+  #askToLeave(request: StateChange, outdatePeer: boolean, outdateSelf: boolean, done: (code: number) => void): void {
+    this.#leaving = () => this.#leave(outdatePeer, outdateSelf, done)
+    this.requestChange(undefined, request, (code) => {
+      const leaving = this.#leaving
+      this.#leaving = undefined
+      if (code >= SS_SUCCESS) leaving?.()
+      else if (outdatePeer || outdateSelf) done(code)
+      // The peer may not stay behind with a disk that looks as good as its own: step back, then it agrees.
+      else this.#askToLeave(REQUEST_DISCONNECT_OUTDATE_SELF, false, true, done)
     })
   }
 

@@ -24,6 +24,7 @@ import {
   FF_TRIM,
   R_PRIMARY,
 } from '../wire/drbd/constants.ts'
+import { PEER_FLUSH_INTERVAL_MS } from './limits.ts'
 
 const COPRIME = { features: { features: COPRIME_FEATURES } }
 const coprimeScene = (): Scene => connectedScene({}, COPRIME)
@@ -338,16 +339,16 @@ describe('flush', () => {
     assert.equal(host.volume.status().disk, 'Diskless')
   })
 
-  it('two seconds after a write the peer is asked to flush by itself', () => {
+  it('a while after a write the peer is asked to flush by itself', () => {
     const { host, peer } = coprimeScene()
     host.write(8, sectorsOf(8, 1))
     peer.ack('P_WRITE_ACK', peer.one('P_DATA'))
     peer.take()
-    peer.advance(2000)
+    peer.advance(PEER_FLUSH_INTERVAL_MS)
     const flush = peer.one('P_DATA')
     assert.equal(flush.payload.length, 0)
     peer.ack('P_WRITE_ACK', flush, { sizeBytes: 0 })
-    peer.advance(5000)
+    peer.advance(2 * PEER_FLUSH_INTERVAL_MS)
     assert.deepEqual(peer.taken('P_DATA'), [], 'nothing is left to make stable')
     peer.disconnect()
     assert.equal(host.volume.bitmap?.count, 0)

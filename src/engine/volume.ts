@@ -282,11 +282,11 @@ export class Volume implements MetadataHost, ActivityHost {
   onDevicesOpened(devices: OpenedDevices): void {
     this.#devices = devices
     const emit = (effect: Effect): void => this.engine.emit(effect)
-    const reader = new MetadataReader(this.number, devices, emit, (error, metadata) => {
-      if (error !== undefined || metadata === undefined) this.#abortAttach(error ?? new Error('no metadata'))
-      else this.#onMetadata(metadata, devices)
-    })
     try {
+      const reader = new MetadataReader(this.number, devices, emit, (error, metadata) => {
+        if (error !== undefined || metadata === undefined) this.#abortAttach(error ?? new Error('no metadata'))
+        else this.#onMetadata(metadata, devices)
+      })
       reader.start()
     } catch (cause) {
       this.#abortAttach(cause as Error)
