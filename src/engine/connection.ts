@@ -456,7 +456,7 @@ export class Connection implements EpochHost {
       differs('data-integrity-alg', settings.dataIntegrityAlg || '(none)', packet.integrityAlg || '(none)')
   }
 
-  #onSyncParam(packet: PacketOf<'P_SYNC_PARAM89'>): void {
+  #onSyncParam(packet: { readonly volume: number; readonly verifyAlg: string; readonly csumsAlg: string }): void {
     const { settings } = this.#engine
     if (this.#engine.volumeOf(packet.volume)?.state.conn !== C_WF_REPORT_PARAMS) return
     if (packet.verifyAlg !== settings.verifyAlg)
@@ -526,6 +526,7 @@ export class Connection implements EpochHost {
         this.#onSyncParam(packet)
         break
       case 'P_SYNC_PARAM':
+        if (this.apv === 88) this.#onSyncParam({ ...packet, csumsAlg: this.#engine.settings.csumsAlg })
         break
       case 'P_BITMAP':
       case 'P_COMPRESSED_BITMAP':
@@ -544,10 +545,20 @@ export class Connection implements EpochHost {
         if (this.#checkRange(packet, volume)) io.peer.onReadRequest('thin', packet, undefined)
         break
       case 'P_CSUM_RS_REQUEST':
-        if (this.#checkRange(packet, volume)) io.peer.onReadRequest('checksum', packet, packet.digest)
+        if (
+          this.#checkRange(packet, volume) &&
+          this.#checkAlgorithm(packet.type, 'csums-alg', this.#engine.settings.csumsAlg)
+        ) {
+          io.peer.onReadRequest('checksum', packet, packet.digest)
+        }
         break
       case 'P_OV_REQUEST':
-        if (this.#checkRange(packet, volume)) io.peer.onReadRequest('verify', packet, undefined)
+        if (
+          this.#checkRange(packet, volume) &&
+          this.#checkAlgorithm(packet.type, 'verify-alg', this.#engine.settings.verifyAlg)
+        ) {
+          io.peer.onReadRequest('verify', packet, undefined)
+        }
         break
       case 'P_DATA_REPLY':
         if (this.#checkDigest(packet) && !io.onDataReply(packet.blockIdLo, packet.sector, packet.payload))
@@ -645,6 +656,12 @@ export class Connection implements EpochHost {
     this.protocolError(
       `${packet.type} of ${sizeBytes} bytes at sector ${sector} does not fit into a device of ${volume.sizeSectors} sectors`,
     )
+    return false
+  }
+
+  #checkAlgorithm(packet: string, option: string, algorithm: string): boolean {
+    if (algorithm !== '' && this.#engine.digests.sizeBytes(algorithm) !== undefined) return true
+    this.protocolError(`${packet}, but ${option} is not set here`)
     return false
   }
 

@@ -76,6 +76,9 @@ export class Engine {
   #statusDirty = false
   #stateDirty = false
   #fencing = false
+  /** How often a Primary has lost its peer, and for which of these the running handler was started. */
+  #losses = 0
+  #lossFenced = 0
   readonly #afterFencing: (() => void)[] = []
   /** A demotion waits for the volumes to be quiet. */
   #demotion: ((result: AdminResult) => void) | undefined
@@ -260,6 +263,7 @@ export class Engine {
   // ---- fencing -----------------------------------------------------------------------------------------------------------------
 
   onPrimaryLostPeer(): void {
+    this.#losses++
     if (this.settings.fencing !== 'dont-care') this.#runFencing()
   }
 
@@ -271,6 +275,7 @@ export class Engine {
       return
     }
     this.#fencing = true
+    this.#lossFenced = this.#losses
     this.log('info', 'running the fence-peer handler')
     this.emit({ type: 'handler.run', name: FENCE_HANDLER_NAME })
   }
@@ -279,6 +284,11 @@ export class Engine {
     if (name !== FENCE_HANDLER_NAME) return
     this.#fencing = false
     this.log('info', `the fence-peer handler ended with ${exitCode}`)
+    if (this.#lossFenced !== this.#losses) {
+      // The peer has been back in between: what was true for the earlier loss may not be for this one.
+      this.#runFencing()
+      return
+    }
     for (const volume of this.volumes) volume.onFenced(exitCode)
     for (const then of this.#afterFencing.splice(0)) then()
   }

@@ -33,6 +33,8 @@ const META_BLOCK_BYTES = 4096
 /** Neighbouring bitmap blocks are written together up to this size. */
 const BITMAP_WRITE_BLOCKS_MAX = 256
 
+const GIVEN_UP: DiskError = { code: 'gone', message: 'the disk was given up' }
+
 export type MetaStep =
   | { readonly kind: 'write'; readonly offsetBytes: number; readonly data: Uint8Array }
   | { readonly kind: 'flush-meta' }
@@ -73,11 +75,12 @@ export class MetadataStore implements DiskOp {
     this.#external = external
   }
 
-  /** Nothing is written after it; what is running completes into the void. */
+  /** Nothing is written after it; what is running completes into the void, and all that waited is told so. */
   close(): void {
     this.#closed = true
-    this.#queue.length = 0
+    const abandoned = this.#running === undefined ? this.#queue.splice(0) : [this.#running, ...this.#queue.splice(0)]
     this.#running = undefined
+    for (const job of abandoned) for (const done of job.done) done(GIVEN_UP)
   }
 
   get idle(): boolean {
@@ -201,7 +204,10 @@ export class MetadataStore implements DiskOp {
   }
 
   #enqueue(job: Job): void {
-    if (this.#closed) return
+    if (this.#closed) {
+      for (const done of job.done) done(GIVEN_UP)
+      return
+    }
     this.#queue.push(job)
     if (this.#running === undefined) this.#startNextJob()
   }
@@ -238,10 +244,11 @@ export class MetadataStore implements DiskOp {
   #finish(error: DiskError | undefined): void {
     const job = this.#running
     assert(job !== undefined, 'a metadata completion belongs to a running job')
+    this.#running = undefined
     if (error !== undefined) this.#host.onMetadataError(error)
     for (const done of job.done) done(error)
-    if (this.#closed) return
-    this.#startNextJob()
+    // A callback may have closed the store, or have queued a job and so started the next one.
+    if (!this.#closed && this.#running === undefined) this.#startNextJob()
   }
 }
 

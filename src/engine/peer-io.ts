@@ -81,7 +81,9 @@ export class PeerIo {
       this.#onFlush(packet, epoch)
       return
     }
-    if (packet.flags & DP_SEND_RECEIVE_ACK) this.#ack('P_RECV_ACK', packet, sizeBytes)
+    const wantsReceipt =
+      connection.apv >= 100 ? (packet.flags & DP_SEND_RECEIVE_ACK) !== 0 : volume.engine.settings.protocol === 'B'
+    if (wantsReceipt) this.#ack('P_RECV_ACK', packet, sizeBytes)
     let data: Uint8Array | undefined
     if (packet.type === 'P_DATA') data = packet.payload
     else if (packet.type === 'P_WSAME') data = repeat(packet.payload, sizeBytes)

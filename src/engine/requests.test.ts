@@ -41,7 +41,7 @@ const ROWS: readonly (readonly [string, Request, readonly Starting[]])[] = [
     localWrite({ peerPending: true }),
     ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write'],
   ],
-  ['a write of the peer that waits', peerWrite(), ['local-read', 'peer-read', 'local-write', 'resync-write']],
+  ['a write of the peer that waits', peerWrite(), ['local-read', 'peer-read', 'local-write']],
   [
     'a write of the peer at the disk',
     peerWrite({ submitted: true }),

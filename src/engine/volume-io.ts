@@ -614,7 +614,9 @@ export class VolumeIo {
 
   /** Start of the oldest request that the peer has not answered, or infinity. */
   get oldestUnansweredMs(): number {
-    for (const request of this.inFlight.values()) if (request.kind === 'local-write') return request.startedAtMs
+    for (const request of this.inFlight.values()) {
+      if (request.kind === 'local-write') return Math.min(request.startedAtMs, this.flushes.sentAtMs)
+    }
     return this.flushes.sentAtMs
   }
 

@@ -368,8 +368,8 @@ export class Volume implements MetadataHost, ActivityHost {
     if (this.state.disk === D_DISKLESS) return
     this.change({ disk: D_FAILED }, reason)
     this.change({ disk: D_DISKLESS }, reason)
-    this.#store?.close()
     const waiting = this.activity?.close() ?? []
+    const store = this.#store
     this.activity = undefined
     this.#store = undefined
     this.#bitmap = undefined
@@ -378,7 +378,9 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#written = undefined
     this.usableSectors = 0
     this.#gates = 0
+    store?.close()
     this.emit({ type: 'devices.close', volume: this.number })
+    this.#whenOpen()
     for (const user of waiting) user.onActivityGranted()
   }
 
@@ -480,8 +482,8 @@ export class Volume implements MetadataHost, ActivityHost {
     }
     this.#gates++
     this.#store.writeSuperblock((error) => {
-      if (error !== undefined) return
-      this.#gates--
+      // If it failed the disk is given up, and the gates with it.
+      if (error === undefined) this.#gates--
       done?.()
       this.#whenOpen()
     })
