@@ -9,4 +9,3 @@ export const GIB = 1024 * MIB
 
 export const divCeil = (value: number, by: number): number => Math.ceil(value / by)
 export const alignDown = (value: number, to: number): number => value - (value % to)
-export const alignUp = (value: number, to: number): number => alignDown(value + to - 1, to)

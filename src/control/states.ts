@@ -37,4 +37,3 @@ export function replicationWord(state: string): string {
 }
 
 export const isSyncing = (state: string): boolean => SYNCING.has(state)
-export const isResyncDue = (state: string): boolean => SYNCING.has(state) || ON_THE_WAY_TO_SYNC.has(state)

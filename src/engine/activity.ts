@@ -6,7 +6,7 @@
 // would know. The bitmap block of a dropped extent goes to disk before the log forgets it.
 
 import { assert } from '../base/assert.ts'
-import { AL_CONTEXT_MAX, AL_FREE, AL_UPDATES_MAX, blockPosition, encodeTransaction } from '../meta/activity-log.ts'
+import { AL_FREE, AL_UPDATES_MAX, blockPosition, encodeTransaction, nextContextStart } from '../meta/activity-log.ts'
 import type { Bitmap } from '../meta/bitmap.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import type { MetadataStore } from './metadata-store.ts'
@@ -204,8 +204,7 @@ export class ActivityLog {
     }
     this.#host.onLogWritten()
     this.#transactionNumber = (this.#transactionNumber + 1) >>> 0
-    this.#contextStart += AL_CONTEXT_MAX
-    if (this.#contextStart >= this.#slots.length) this.#contextStart = 0
+    this.#contextStart = nextContextStart(this.#contextStart, this.#slots.length)
     for (const { slot, extent } of pending) {
       this.#slots[slot] = extent
       this.#slotOf.set(extent, slot)

@@ -1,7 +1,7 @@
 // The connection to the peer: streams, handshake, keep-alive, and the way of every packet to its volume
 // (wire-protocol.md sections 1, 3.4, 4, 9.7). Per-volume meaning is in negotiation.ts, peer-io.ts and resync.ts.
 
-import { AppError } from '../base/errors.ts'
+import type { DiskError } from '../runtime/ports.ts'
 import type { WireContext } from '../wire/drbd/codec.ts'
 import {
   C_DISCONNECTING,
@@ -13,13 +13,14 @@ import {
   C_UNCONNECTED,
   C_WF_CONNECTION,
   C_WF_REPORT_PARAMS,
+  D_INCONSISTENT,
   D_OUTDATED,
+  dataBytesMax,
   FF_COPRIME_ORDER,
   FF_THIN_RESYNC,
   FF_TRIM,
   FF_WSAME,
   FF_WZEROES,
-  ID_SYNCER_WORD,
   SS_CONCURRENT_ST_CHG,
   SS_SUCCESS,
 } from '../wire/drbd/constants.ts'
@@ -37,7 +38,9 @@ import {
   RECONNECT_PAUSE_MS,
   REQUEST_BYTES_MAX,
   ZERO_BYTES_MAX,
+  ZERO_BYTES_MAX_OLD_PEER,
 } from './limits.ts'
+import { nameOf, PacketRouter } from './packet-router.ts'
 import { sameBytes } from './peer-io.ts'
 import {
   REQUEST_DISCONNECT,
@@ -80,11 +83,8 @@ export class Connection implements EpochHost {
   session = 0
   discardMyData = false
   #challenge: Uint8Array = EMPTY
-  #peerIntegrityAlg = ''
-  /** Newest sequence number seen from the peer, by volume (3.4). */
-  readonly #highest = new Map<number, number>()
-  /** A write that has overtaken an acknowledgement waits here, and with it the whole data stream. */
-  #held: Packet | undefined
+  peerIntegrityAlg = ''
+  readonly #router: PacketRouter
   /** Callbacks of pings in the order sent; undefined: keep-alive. */
   readonly #pings: ((() => void) | undefined)[] = []
   #keepAliveOut = false
@@ -99,6 +99,7 @@ export class Connection implements EpochHost {
   constructor(engine: Engine) {
     this.#engine = engine
     this.#connector = new Connector(engine, (pair) => this.#onPair(pair))
+    this.#router = new PacketRouter(engine, this)
     this.epochs = new SentEpochs(this)
     this.receivedEpochs = new ReceivedEpochs(this)
   }
@@ -125,6 +126,22 @@ export class Connection implements EpochHost {
     return (this.features & FF_THIN_RESYNC) !== 0
   }
 
+  /** Largest write that the peer takes; larger ones are cut by the runtime. */
+  get writeBytesMax(): number {
+    return this.established ? Math.min(dataBytesMax(this.apv), REQUEST_BYTES_MAX) : REQUEST_BYTES_MAX
+  }
+
+  /** Largest zero request; 0: the peer has none, zeroes are written as data. */
+  get zeroBytesMax(): number {
+    if (!this.established) return ZERO_BYTES_MAX
+    if ((this.features & (FF_TRIM | FF_WZEROES)) === 0) return 0
+    return this.hasQueueLimits ? ZERO_BYTES_MAX : ZERO_BYTES_MAX_OLD_PEER
+  }
+
+  takes(write: { readonly data: Uint8Array | undefined; readonly sectors: number }): boolean {
+    return write.sectors * 512 <= (write.data === undefined ? this.zeroBytesMax : this.writeBytesMax)
+  }
+
   get hasQueueLimits(): boolean {
     return (this.features & FF_WSAME) !== 0
   }
@@ -147,9 +164,29 @@ export class Connection implements EpochHost {
     return this.coprimePeer || epoch.lost || this.receivedEpochs.isOldest(epoch)
   }
 
+  /** An epoch of the peer is complete: for a kernel the disks are flushed before the next one may be written. */
+  flushBetweenEpochs(done: () => void): void {
+    const volumes = this.#engine.volumes.filter((volume) => volume.state.disk >= D_INCONSISTENT)
+    let open = volumes.length
+    if (open === 0) done()
+    for (const volume of volumes) {
+      const op = {
+        onDisk: (error: DiskError | undefined): void => {
+          if (error !== undefined) volume.onDataError(error, 'flush')
+          if (--open === 0) done()
+        },
+      }
+      this.#engine.emit({ type: 'disk.flush', volume: volume.number, op })
+    }
+  }
+
+  onEpochAdvance(): void {
+    for (const volume of this.#engine.volumes) volume.io.pumpNeeded = true
+  }
+
   /** The data stream is not to be read any further for now. */
   get dataBlocked(): boolean {
-    if (this.#held !== undefined) return true
+    if (this.#router.isHolding) return true
     let bytes = 0
     for (const volume of this.#engine.volumes) bytes += volume.io.peer.pendingBytes
     return bytes > PEER_BYTES_MAX
@@ -280,7 +317,7 @@ export class Connection implements EpochHost {
     this.#data = undefined
     this.#meta = undefined
     this.#phase = 'idle'
-    this.#held = undefined
+    this.#router.reset()
     this.#pings.length = 0
     this.#keepAliveOut = false
     this.session++
@@ -317,11 +354,11 @@ export class Connection implements EpochHost {
     const now = this.#engine.nowMs
     if (socket === this.#data) {
       this.#lastDataMs = now
-      if (this.#phase === 'established') this.#onDataPacket(packet)
+      if (this.#phase === 'established') this.#router.onDataPacket(packet)
       else this.#onHandshakePacket(packet)
     } else {
       this.#lastMetaMs = now
-      this.#onMetaPacket(packet)
+      this.#router.onMetaPacket(packet)
     }
   }
 
@@ -364,6 +401,10 @@ export class Connection implements EpochHost {
     }
     const engine = this.#engine
     this.apv = Math.min(PROTOCOL_MAX, peerMax)
+    if (this.apv < 100 && engine.volumes.some((volume) => volume.number !== 0)) {
+      this.giveUp(`the peer speaks version ${this.apv}: below 100 a resource has volume 0 only`)
+      return
+    }
     this.features = OWN_FEATURES & packet.features
     this.#setContext()
     if (engine.settings.cramHmacAlg !== '') {
@@ -414,7 +455,7 @@ export class Connection implements EpochHost {
     this.#phase = 'established'
     this.#lastMetaMs = nowMs
     this.#lastDataMs = nowMs
-    this.#peerIntegrityAlg = settings.dataIntegrityAlg
+    this.peerIntegrityAlg = settings.dataIntegrityAlg
     this.sendData({
       type: 'P_PROTOCOL',
       volume: 0,
@@ -433,7 +474,7 @@ export class Connection implements EpochHost {
     this.#armRequestTimeout()
   }
 
-  #onProtocol(packet: PacketOf<'P_PROTOCOL'>): void {
+  onProtocol(packet: PacketOf<'P_PROTOCOL'>): void {
     const { settings } = this.#engine
     const mirrored = (policy: number): number => (policy === 5 ? 6 : policy === 6 ? 5 : policy)
     const differs = (what: string, own: string | number, peer: string | number): void =>
@@ -456,7 +497,7 @@ export class Connection implements EpochHost {
       differs('data-integrity-alg', settings.dataIntegrityAlg || '(none)', packet.integrityAlg || '(none)')
   }
 
-  #onSyncParam(packet: { readonly volume: number; readonly verifyAlg: string; readonly csumsAlg: string }): void {
+  onSyncParam(packet: { readonly volume: number; readonly verifyAlg: string; readonly csumsAlg: string }): void {
     const { settings } = this.#engine
     if (this.#engine.volumeOf(packet.volume)?.state.conn !== C_WF_REPORT_PARAMS) return
     if (packet.verifyAlg !== settings.verifyAlg)
@@ -469,314 +510,8 @@ export class Connection implements EpochHost {
       )
   }
 
-  // ---- data stream -----------------------------------------------------------------------------------------------------------
-
-  #onDataPacket(packet: Packet): void {
-    switch (packet.type) {
-      case 'P_DATA':
-      case 'P_TRIM':
-      case 'P_ZEROES':
-      case 'P_WSAME':
-        this.#onWrite(packet)
-        return
-      case 'P_BARRIER':
-        this.receivedEpochs.onBarrier(packet.barrier)
-        return
-      case 'P_UNPLUG_REMOTE':
-      case 'P_DELAY_PROBE':
-        return
-      case 'P_PROTOCOL':
-        this.#onProtocol(packet)
-        return
-      case 'P_PROTOCOL_UPDATE':
-        this.#peerIntegrityAlg = packet.integrityAlg
-        return
-      case 'P_CONN_ST_CHG_REQ':
-        this.#onConnectionChangeRequest(packet.mask, packet.value, 'P_CONN_ST_CHG_REPLY')
-        return
-      default:
-        this.#onVolumePacket(packet)
-    }
-  }
-
-  #onVolumePacket(packet: Packet): void {
-    const volume = this.#engine.volumeOf(packet.volume)
-    if (volume === undefined) {
-      const skipped = ['P_SYNC_PARAM', 'P_SYNC_PARAM89', 'P_SIZES', 'P_UUIDS', 'P_STATE']
-      if (skipped.includes(packet.type))
-        this.#engine.log('warn', `${packet.type} for volume ${packet.volume}, which is not configured here`)
-      else this.protocolError(`${nameOf(packet)} for volume ${packet.volume}, which is not configured here`)
-      return
-    }
-    const { io, negotiation } = volume
-    switch (packet.type) {
-      case 'P_SIZES':
-        negotiation.onSizes(packet)
-        break
-      case 'P_UUIDS':
-        negotiation.onUuids(packet)
-        break
-      case 'P_STATE':
-        negotiation.onState(packet.state)
-        break
-      case 'P_SYNC_UUID':
-        negotiation.onSyncUuid(packet.uuid)
-        break
-      case 'P_SYNC_PARAM89':
-        this.#onSyncParam(packet)
-        break
-      case 'P_SYNC_PARAM':
-        if (this.apv === 88) this.#onSyncParam({ ...packet, csumsAlg: this.#engine.settings.csumsAlg })
-        break
-      case 'P_BITMAP':
-      case 'P_COMPRESSED_BITMAP':
-        this.#guarded(() => io.resync.onBitmapPacket(packet))
-        break
-      case 'P_OUT_OF_SYNC':
-        if (this.#checkRange(packet, volume)) volume.markOutOfSync(packet.sector, packet.sizeBytes / 512)
-        break
-      case 'P_DATA_REQUEST':
-        if (this.#checkRange(packet, volume)) io.peer.onReadRequest('data', packet, undefined)
-        break
-      case 'P_RS_DATA_REQUEST':
-        if (this.#checkRange(packet, volume)) io.peer.onReadRequest('resync', packet, undefined)
-        break
-      case 'P_RS_THIN_REQ':
-        if (this.#checkRange(packet, volume)) io.peer.onReadRequest('thin', packet, undefined)
-        break
-      case 'P_CSUM_RS_REQUEST':
-        if (
-          this.#checkRange(packet, volume) &&
-          this.#checkAlgorithm(packet.type, 'csums-alg', this.#engine.settings.csumsAlg)
-        ) {
-          io.peer.onReadRequest('checksum', packet, packet.digest)
-        }
-        break
-      case 'P_OV_REQUEST':
-        if (
-          this.#checkRange(packet, volume) &&
-          this.#checkAlgorithm(packet.type, 'verify-alg', this.#engine.settings.verifyAlg)
-        ) {
-          io.peer.onReadRequest('verify', packet, undefined)
-        }
-        break
-      case 'P_DATA_REPLY':
-        if (this.#checkDigest(packet) && !io.onDataReply(packet.blockIdLo, packet.sector, packet.payload))
-          this.protocolError('P_DATA_REPLY to a request that was not made')
-        break
-      case 'P_RS_DATA_REPLY':
-        if (this.#checkDigest(packet) && !io.resync.onAnswer(packet.sector, packet.payload.length, packet.payload)) {
-          this.#engine.log('debug', `resync data for sector ${packet.sector} that was not asked for`, volume.number)
-        }
-        break
-      case 'P_RS_DEALLOCATED':
-        if (!io.resync.onAnswer(packet.sector, packet.sizeBytes, undefined))
-          this.#engine.log('debug', 'deallocated range that was not asked for', volume.number)
-        break
-      case 'P_IN_DOUBT':
-        if (this.coprimePeer) io.peer.onInDoubt(packet.payload)
-        else this.protocolError('P_IN_DOUBT from a peer that did not announce our extension')
-        break
-      case 'P_APPLIED':
-        if (this.coprimePeer) io.onApplied(packet.payload)
-        else this.protocolError('P_APPLIED from a peer that did not announce our extension')
-        break
-      case 'P_STATE_CHG_REQ':
-        this.#onVolumeChangeRequest(packet, volume)
-        break
-      default:
-        this.protocolError(`${nameOf(packet)} is not expected on the data stream`)
-    }
-  }
-
-  #onWrite(packet: PacketOf<'P_DATA'> | PacketOf<'P_TRIM'> | PacketOf<'P_ZEROES'> | PacketOf<'P_WSAME'>): void {
-    const volume = this.#engine.volumeOf(packet.volume)
-    if (volume === undefined) {
-      this.protocolError(`${packet.type} for volume ${packet.volume}, which is not configured here`)
-      return
-    }
-    const sizeBytes = packet.type === 'P_DATA' ? packet.payload.length : packet.sizeBytes
-    const sizeMax = packet.type === 'P_DATA' ? REQUEST_BYTES_MAX : ZERO_BYTES_MAX
-    if (sizeBytes % 512 !== 0 || sizeBytes > sizeMax || !volume.inRange(packet.sector, sizeBytes / 512)) {
-      this.protocolError(
-        `${packet.type} of ${sizeBytes} bytes at sector ${packet.sector} does not fit into a device of ${volume.sizeSectors} sectors`,
-      )
-      return
-    }
-    if ((packet.type === 'P_DATA' || packet.type === 'P_WSAME') && sizeBytes > 0 && !this.#checkDigest(packet)) return
-    if (!this.#inSequence(packet.volume, packet.sequence)) {
-      this.#held = packet
-      const { timers, nowMs, settings } = this.#engine
-      timers.set('sequence', nowMs + settings.pingTimeoutMs, () =>
-        this.protocolError('an acknowledgement sent before a write did not arrive in time'),
-      )
-      return
-    }
-    volume.io.peer.onData(packet)
-  }
-
-  #inSequence(volume: number, sequence: number): boolean {
-    const highest = this.#highest.get(volume) ?? 0
-    if (this.resolveConflicts && this.#engine.settings.allowTwoPrimaries && newer(sequence - 1, highest)) return false
-    if (newer(sequence, highest)) this.#highest.set(volume, sequence)
-    return true
-  }
-
   resetHighest(volume: number): void {
-    this.#highest.set(volume, 0)
-  }
-
-  #retryHeld(): void {
-    const packet = this.#held
-    if (packet === undefined) return
-    this.#held = undefined
-    this.#engine.timers.clear('sequence')
-    this.#onDataPacket(packet)
-  }
-
-  #checkDigest(packet: { readonly digest: Uint8Array; readonly payload: Uint8Array }): boolean {
-    if (this.#peerIntegrityAlg === '') return true
-    if (sameBytes(packet.digest, this.#engine.digests.digest(this.#peerIntegrityAlg, packet.payload))) return true
-    this.protocolError('data integrity: the digest of a packet does not match its data')
-    return false
-  }
-
-  #checkRange(
-    packet: { readonly type: string; readonly sector: number; readonly sizeBytes: number },
-    volume: Volume,
-  ): boolean {
-    const { sector, sizeBytes } = packet
-    if (
-      sizeBytes > 0 &&
-      sizeBytes % 512 === 0 &&
-      volume.inRange(sector, sizeBytes / 512) &&
-      (sizeBytes <= REQUEST_BYTES_MAX || packet.type === 'P_OUT_OF_SYNC')
-    )
-      return true
-    this.protocolError(
-      `${packet.type} of ${sizeBytes} bytes at sector ${sector} does not fit into a device of ${volume.sizeSectors} sectors`,
-    )
-    return false
-  }
-
-  #checkAlgorithm(packet: string, option: string, algorithm: string): boolean {
-    if (algorithm !== '' && this.#engine.digests.sizeBytes(algorithm) !== undefined) return true
-    this.protocolError(`${packet}, but ${option} is not set here`)
-    return false
-  }
-
-  #guarded(work: () => void): void {
-    try {
-      work()
-    } catch (error) {
-      if (error instanceof AppError) this.protocolError(error.message)
-      else throw error
-    }
-  }
-
-  // ---- meta stream -----------------------------------------------------------------------------------------------------------
-
-  #onMetaPacket(packet: Packet): void {
-    switch (packet.type) {
-      case 'P_PING':
-        this.sendMeta({ type: 'P_PING_ACK', volume: 0 })
-        return
-      case 'P_PING_ACK':
-        this.#onPingAck()
-        return
-      case 'P_BARRIER_ACK':
-        this.epochs.onBarrierAck(packet.barrier, packet.setSize)
-        return
-      case 'P_STATE_CHG_REPLY':
-      case 'P_CONN_ST_CHG_REPLY':
-        this.#onChangeReply(packet.code)
-        return
-      case 'P_DELAY_PROBE':
-        return
-      case 'P_RECV_ACK':
-      case 'P_WRITE_ACK':
-      case 'P_RS_WRITE_ACK':
-      case 'P_SUPERSEDED':
-      case 'P_RETRY_WRITE':
-      case 'P_NEG_ACK':
-      case 'P_NEG_DREPLY':
-      case 'P_NEG_RS_DREPLY':
-      case 'P_RS_CANCEL':
-      case 'P_RS_IS_IN_SYNC':
-      case 'P_OV_RESULT':
-        this.#onAck(packet)
-        return
-      default:
-        this.giveUp(`${nameOf(packet)} is not expected on the meta stream`)
-    }
-  }
-
-  #onAck(
-    packet: PacketOf<
-      | 'P_RECV_ACK'
-      | 'P_WRITE_ACK'
-      | 'P_RS_WRITE_ACK'
-      | 'P_SUPERSEDED'
-      | 'P_RETRY_WRITE'
-      | 'P_NEG_ACK'
-      | 'P_NEG_DREPLY'
-      | 'P_NEG_RS_DREPLY'
-      | 'P_RS_CANCEL'
-      | 'P_RS_IS_IN_SYNC'
-      | 'P_OV_RESULT'
-    >,
-  ): void {
-    const volume = this.#engine.volumeOf(packet.volume)
-    if (volume === undefined) {
-      this.fail(C_NETWORK_FAILURE, `${packet.type} for volume ${packet.volume}, which is not configured here`)
-      return
-    }
-    const highest = this.#highest.get(packet.volume) ?? 0
-    if (newer(packet.sequence, highest)) this.#highest.set(packet.volume, packet.sequence)
-    const { io } = volume
-    const resync = packet.blockIdHi === ID_SYNCER_WORD && packet.blockIdLo === ID_SYNCER_WORD
-    let known = true
-    switch (packet.type) {
-      case 'P_RECV_ACK':
-        known = this.#engine.settings.protocol === 'B' && io.onWriteAck('recv', packet.blockIdLo, packet.sector)
-        break
-      case 'P_WRITE_ACK':
-        known = io.onWriteAck('written', packet.blockIdLo, packet.sector)
-        break
-      case 'P_RS_WRITE_ACK':
-        if (resync) io.resync.onTargetAck(packet.sector, packet.sizeBytes, true)
-        else known = io.onWriteAck('written-in-sync', packet.blockIdLo, packet.sector)
-        break
-      case 'P_SUPERSEDED':
-        known = io.onWriteAck('superseded', packet.blockIdLo, packet.sector)
-        break
-      case 'P_RETRY_WRITE':
-        known = io.onWriteAck('retry', packet.blockIdLo, packet.sector)
-        break
-      case 'P_NEG_ACK':
-        if (resync) io.resync.onTargetAck(packet.sector, packet.sizeBytes, false)
-        else io.onNegativeAck(packet.blockIdLo, packet.sector, packet.sizeBytes)
-        break
-      case 'P_NEG_DREPLY':
-        known = io.onNegativeReply(packet.blockIdLo, packet.sector)
-        break
-      case 'P_NEG_RS_DREPLY':
-        io.resync.onNegativeAnswer(packet.sector, packet.sizeBytes, true)
-        break
-      case 'P_RS_CANCEL':
-        io.resync.onNegativeAnswer(packet.sector, packet.sizeBytes, false)
-        break
-      case 'P_RS_IS_IN_SYNC':
-        io.resync.onInSync(packet.sector, packet.sizeBytes)
-        break
-      case 'P_OV_RESULT':
-        if (packet.blockIdLo === 4712 && volume.inRange(packet.sector, packet.sizeBytes / 512))
-          volume.markOutOfSync(packet.sector, packet.sizeBytes / 512)
-        break
-    }
-    if (!known)
-      this.fail(C_NETWORK_FAILURE, `${packet.type} for a request that is not in flight (sector ${packet.sector})`)
-    else this.#retryHeld()
+    this.#router.resetHighest(volume)
   }
 
   // ---- keep-alive ------------------------------------------------------------------------------------------------------------
@@ -807,7 +542,7 @@ export class Connection implements EpochHost {
     this.#armKeepAlive(settings.pingTimeoutMs)
   }
 
-  #onPingAck(): void {
+  onPingAck(): void {
     const done = this.#pings.shift()
     if (done !== undefined) done()
     else if (this.#keepAliveOut) {
@@ -849,17 +584,17 @@ export class Connection implements EpochHost {
       })
   }
 
-  #onChangeReply(code: number): void {
+  onChangeReply(code: number): void {
     const pending = this.#pendingChange
     this.#pendingChange = undefined
     if (pending === undefined) this.#engine.log('warn', 'reply to a state change that was not asked for')
     else pending.done(code)
   }
 
-  #onVolumeChangeRequest(packet: PacketOf<'P_STATE_CHG_REQ'>, volume: Volume): void {
+  onVolumeChangeRequest(packet: PacketOf<'P_STATE_CHG_REQ'>, volume: Volume): void {
     const conn = decodeStateWord(packet.mask).conn === 0 ? undefined : decodeStateWord(packet.value).conn
     if (this.apv < 100 && conn === C_DISCONNECTING) {
-      this.#onConnectionChangeRequest(packet.mask, packet.value, 'P_STATE_CHG_REPLY')
+      this.onConnectionChangeRequest(packet.mask, packet.value, 'P_STATE_CHG_REPLY')
       return
     }
     if (this.resolveConflicts && this.#pendingChange !== undefined) {
@@ -872,7 +607,7 @@ export class Connection implements EpochHost {
   }
 
   /** The peer wants to leave. */
-  #onConnectionChangeRequest(mask: number, value: number, reply: 'P_CONN_ST_CHG_REPLY' | 'P_STATE_CHG_REPLY'): void {
+  onConnectionChangeRequest(mask: number, value: number, reply: 'P_CONN_ST_CHG_REPLY' | 'P_STATE_CHG_REPLY'): void {
     const { volumes } = this.#engine
     if (this.resolveConflicts && this.#pendingChange !== undefined) {
       this.sendMeta({ type: reply, volume: 0, code: SS_CONCURRENT_ST_CHG })
@@ -951,12 +686,6 @@ export class Connection implements EpochHost {
     done(SS_SUCCESS)
   }
 }
-
-/** Serial numbers modulo 2^32. */
-const newer = (a: number, b: number): boolean => ((a - b) | 0) > 0
-
-const nameOf = (packet: Packet): string =>
-  packet.type === 'unknown' ? `unknown packet 0x${packet.command.toString(16)}` : packet.type
 
 function randomBytes(count: number, u32: () => number): Uint8Array {
   const bytes = new Uint8Array(count)

@@ -225,6 +225,11 @@ export class Engine {
     return this.volumes.find((volume) => volume.number === number)
   }
 
+  /** How large the pieces of a client's request may be for the peer at hand. `zeroBytes` 0: zeroes travel as data. */
+  get pieceLimits(): { readonly writeBytes: number; readonly zeroBytes: number } {
+    return { writeBytes: this.connection.writeBytesMax, zeroBytes: this.connection.zeroBytesMax }
+  }
+
   get role(): number {
     return this.volumes[0]?.state.role ?? R_SECONDARY
   }

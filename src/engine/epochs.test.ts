@@ -25,6 +25,8 @@ function testHost(strictEpochs: boolean, maxEpochSize = 100): TestHost {
     sendMeta: (packet) =>
       sent.push(packet.type === 'P_BARRIER_ACK' ? `ack ${packet.barrier} of ${packet.setSize}` : packet.type),
     protocolError: (reason) => errors.push(reason),
+    flushBetweenEpochs: (done) => done(),
+    onEpochAdvance: () => undefined,
   }
 }
 

@@ -24,6 +24,10 @@ export interface EpochHost {
   sendData(packet: Packet): void
   sendMeta(packet: Packet): void
   protocolError(reason: string): void
+  /** Flushes the own disks; towards a kernel peer, before the next epoch may be written. */
+  flushBetweenEpochs(done: () => void): void
+  /** Writes that waited for their epoch may go on. */
+  onEpochAdvance(): void
 }
 
 export class SentEpochs {
@@ -121,6 +125,7 @@ export class ReceivedEpochs {
   #current: ReceivedEpoch = { index: 0, count: 0, pending: 0, barrier: undefined, lost: false }
   /** Closed by a barrier that is not acknowledged yet; oldest first. */
   readonly #closed: ReceivedEpoch[] = []
+  #flushing = false
 
   constructor(host: EpochHost) {
     this.#host = host
@@ -153,7 +158,7 @@ export class ReceivedEpochs {
 
   /** Whether all epochs before this one are written. */
   isOldest(epoch: ReceivedEpoch): boolean {
-    return (this.#closed[0] ?? this.#current) === epoch
+    return !this.#flushing && (this.#closed[0] ?? this.#current) === epoch
   }
 
   reset(): void {
@@ -164,11 +169,27 @@ export class ReceivedEpochs {
   }
 
   #acknowledge(): void {
+    let advanced = false
     for (let epoch = this.#closed[0]; epoch !== undefined && epoch.pending === 0; epoch = this.#closed[0]) {
       this.#closed.shift()
+      advanced = true
       // An epoch of which nothing is left has no acknowledgement: the kernel takes a count of 0 for an error (7.5).
-      if (epoch.count > 0)
+      if (epoch.count > 0) {
         this.#host.sendMeta({ type: 'P_BARRIER_ACK', volume: 0, barrier: epoch.barrier ?? 0, setSize: epoch.count })
+      }
     }
+    if (!advanced) return
+    if (!this.#host.strictEpochs) this.#host.onEpochAdvance()
+    else if (!this.#flushing) this.#flush()
+  }
+
+  /** As a kernel does it: the acknowledgement first, then the flush, and until it is done nothing of the next epoch. */
+  #flush(): void {
+    this.#flushing = true
+    const { index } = this.#current
+    this.#host.flushBetweenEpochs(() => {
+      this.#flushing = false
+      if (index <= this.#current.index) this.#host.onEpochAdvance()
+    })
   }
 }

@@ -220,20 +220,17 @@ describe('MetadataStore', () => {
     assert.deepEqual(world.errors, [IO_ERROR])
   })
 
-  it('after close nothing is written and nobody is called', () => {
+  it('after close nothing is written, and whoever waited or asks is told so', () => {
     const world = worldOf(true)
-    let called = false
-    world.store.writeSuperblock(() => {
-      called = true
-    })
+    const told: unknown[] = []
+    world.store.writeSuperblock((error) => void told.push(error?.code))
     world.orders()
     world.store.close()
+    assert.deepEqual([...told], ['gone'])
     world.done()
-    world.store.writeSuperblock(() => {
-      called = true
-    })
+    world.store.writeSuperblock((error) => void told.push(error?.code))
     assert.deepEqual(world.orders(), [])
-    assert.equal(called, false)
+    assert.deepEqual([...told], ['gone', 'gone'])
   })
 })
 

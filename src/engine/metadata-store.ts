@@ -6,7 +6,7 @@
 // the data is there; the metadata device is flushed before and after a superblock or log block.
 
 import { assert } from '../base/assert.ts'
-import { AL_BLOCK_BYTES, initialBlock } from '../meta/activity-log.ts'
+import { initialLog } from '../meta/activity-log.ts'
 import { applyActivityLog } from '../meta/apply-al.ts'
 import { Bitmap } from '../meta/bitmap.ts'
 import {
@@ -250,14 +250,6 @@ export class MetadataStore implements DiskOp {
     // A callback may have closed the store, or have queued a job and so started the next one.
     if (!this.#closed && this.#running === undefined) this.#startNextJob()
   }
-}
-
-function initialLog(geometry: AlGeometry): Uint8Array {
-  const blocks = geometry.stripes * geometry.stripeSize4k
-  const bytes = new Uint8Array(blocks * AL_BLOCK_BYTES)
-  const block = initialBlock()
-  for (let i = 0; i < blocks; i++) bytes.set(block, i * AL_BLOCK_BYTES)
-  return bytes
 }
 
 // ---- attach ---------------------------------------------------------------------------------------------------------

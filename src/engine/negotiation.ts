@@ -18,12 +18,15 @@ import {
   C_WF_SYNC_UUID,
   D_CONSISTENT,
   D_DISKLESS,
+  D_FAILED,
   D_INCONSISTENT,
   D_NEGOTIATING,
   D_OUTDATED,
   D_UPTODATE,
   diskStateName,
   R_PRIMARY,
+  R_SECONDARY,
+  SS_NOT_SUPPORTED,
   SS_SUCCESS,
   UF_CRASHED_PRIMARY,
   UF_DISCARD_MY_DATA,
@@ -456,6 +459,7 @@ export class Negotiation {
     const ownMask = encodeStateWord(translatePeerView(decodeStateWord(mask)))
     const ownValue = encodeStateWord(translatePeerView(decodeStateWord(value)))
     const own = volume.state
+    if (!isPeersBusiness(decodeStateWord(ownMask), decodeStateWord(ownValue))) return SS_NOT_SUPPORTED
     const wanted = decodeStateWord(((encodeStateWord(own) & ~ownMask) | ownValue) >>> 0)
     const code = validateChange(own, wanted, { ...engine.validityContext(volume), handshakeWindow: false })
     if (code < SS_SUCCESS) return code
@@ -485,4 +489,20 @@ export class Negotiation {
     const { state } = this.#volume
     return `${diskStateName(state.pdsk)}${this.#peerSizes === undefined ? '' : `, ${this.#peerSizes.backingSectors} sectors`}`
   }
+}
+
+/** The changes of table 9.7: the peer may ask for what concerns itself, and for states of the volume that both enter. */
+function isPeersBusiness(mask: StateWord, value: StateWord): boolean {
+  const touchesOurs =
+    mask.role !== 0 || mask.disk !== 0 || mask.susp || mask.suspNod || mask.suspFen || mask.userIsp || mask.aftrIsp
+  if (touchesOurs) return false
+  if (mask.peer !== 0 && value.peer !== R_PRIMARY && value.peer !== R_SECONDARY) return false
+  if (mask.pdsk !== 0 && value.pdsk !== D_FAILED && value.pdsk !== D_UPTODATE) return false
+  return (
+    mask.conn === 0 ||
+    value.conn === C_STARTING_SYNC_S ||
+    value.conn === C_STARTING_SYNC_T ||
+    value.conn === C_VERIFY_T ||
+    value.conn === C_WF_REPORT_PARAMS
+  )
 }

@@ -121,7 +121,8 @@ export class PeerIo {
       this.#sendAck('P_NEG_ACK', write)
       volume.onDataError(error, 'write')
     } else {
-      if (volume.engine.settings.allowTwoPrimaries) this.#applied.add(write.blockIdLo)
+      if (volume.engine.settings.allowTwoPrimaries && volume.engine.connection.coprimePeer)
+        this.#applied.add(write.blockIdLo)
       this.#acknowledge(write)
     }
     this.#finish(write)

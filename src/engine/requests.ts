@@ -71,6 +71,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   peerPending = false
   /** The peer has it (or superseded it); false: its blocks are out of sync. */
   onPeer = false
+  /** A receipt (protocol B) is not the last word: a resync runs, and a write acknowledgement follows. */
+  awaitsWriteAck = false
   /** The peer cleared its bitmap bits, too (P_RS_WRITE_ACK). */
   maySetInSync = false
   /** The peer told us to send it again after its own overlapping write (P_RETRY_WRITE). */
@@ -243,6 +245,8 @@ export function mustWait(starting: Request['kind'] | 'resync-write', present: Re
     case 'resync-write':
       if (present.kind === 'local-read') return !present.remote
       if (present.kind === 'resync-request') return false
+      // One that is not at the disk yet came later and waits for us.
+      if (present.kind === 'peer-write') return present.submitted
       return true
     default:
       return unreachable(starting)

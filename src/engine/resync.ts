@@ -82,6 +82,11 @@ export class Resync {
     }
   }
 
+  /** A new exchange: what is left of a stray transfer is forgotten. */
+  awaitBitmap(): void {
+    this.#receiver = undefined
+  }
+
   onBitmapPacket(packet: PacketOf<'P_BITMAP'> | PacketOf<'P_COMPRESSED_BITMAP'>): void {
     const { volume } = this.#io
     const { bitmap } = volume

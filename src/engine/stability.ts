@@ -58,11 +58,7 @@ export class Stability {
   peerLost(outOfSync: Bitmap): number {
     const before = outOfSync.count
     for (const bitmap of [this.#marked, this.#flushing]) {
-      for (let bit = bitmap.nextSet(0); bit < bitmap.bits; ) {
-        const end = bitmap.nextClear(bit)
-        outOfSync.set(bit, end)
-        bit = bitmap.nextSet(end)
-      }
+      copySetBits(bitmap, outOfSync)
       bitmap.clearAll()
     }
     this.#flushRunning = false
@@ -71,10 +67,29 @@ export class Stability {
     return outOfSync.count - before
   }
 
+  /** The peer could not flush: nothing has become stable. */
+  flushFailed(): void {
+    assert(this.#flushRunning, 'a flush runs')
+    this.#flushRunning = false
+    copySetBits(this.#flushing, this.#marked)
+    this.#flushing.clearAll()
+  }
+
+  /** The device has another size now; what lies behind its end is forgotten. */
   resize(bits: number): void {
-    for (const which of [this.#marked, this.#flushing])
-      assert(which.count === 0, 'resized only while nothing is marked')
+    const [marked, flushing] = [this.#marked, this.#flushing]
     this.#marked = new Bitmap(bits)
     this.#flushing = new Bitmap(bits)
+    copySetBits(marked, this.#marked)
+    copySetBits(flushing, this.#flushing)
+  }
+}
+
+/** Sets in `to` what is set in `from`, as far as it reaches. */
+export function copySetBits(from: Bitmap, to: Bitmap): void {
+  for (let bit = from.nextSet(0); bit < Math.min(from.bits, to.bits); ) {
+    const end = from.nextClear(bit)
+    to.set(bit, Math.min(end, to.bits))
+    bit = from.nextSet(end)
   }
 }

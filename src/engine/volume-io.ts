@@ -89,7 +89,11 @@ export class VolumeIo {
   write(id: number, sector: number, sectors: number, data: Uint8Array | undefined, unmap: boolean, fua: boolean): void {
     this.writeRequests++
     this.lastRequestMs = this.volume.engine.nowMs
-    const write = new LocalWrite(this, id, sector, sectors, data, unmap, fua)
+    const { connection } = this.volume.engine
+    // A peer that knows no zero requests gets zeroes as data.
+    const zeroAsData = data === undefined && connection.zeroBytesMax === 0 && sectors * 512 <= connection.writeBytesMax
+    const content = zeroAsData ? new Uint8Array(sectors * 512) : data
+    const write = new LocalWrite(this, id, sector, sectors, content, unmap, fua)
     if (this.volume.holdsWrites) this.#held.push(write)
     else this.#admit(write)
   }
@@ -358,6 +362,13 @@ export class VolumeIo {
     const volume = this.volume
     const connection = volume.engine.connection
     const protocol = volume.engine.settings.protocol
+    if (!connection.takes(write)) {
+      connection.protocolError(
+        `the peer's version ${connection.apv} does not take a request of ${write.sectors * 512} bytes that was begun before it connected`,
+      )
+      volume.bitmap?.set(fromBit, toBit)
+      return
+    }
     const resyncing = volume.state.conn >= C_SYNC_SOURCE && volume.state.conn <= C_PAUSED_SYNC_T
     let flags = DP_RW_SYNC
     if (resyncing) flags |= DP_MAY_SET_IN_SYNC
@@ -394,6 +405,7 @@ export class VolumeIo {
     if (protocol === 'A' && !resyncing) write.onPeer = true
     else {
       write.peerPending = true
+      write.awaitsWriteAck = (flags & DP_SEND_WRITE_ACK) !== 0
       this.inFlight.set(write.cookie, write)
     }
   }
@@ -425,6 +437,7 @@ export class VolumeIo {
     const write = this.inFlight.get(cookie)
     if (write === undefined) return this.flushes.onAck(cookie)
     if (write.kind !== 'local-write' || write.sector !== sector) return false
+    if (kind === 'recv' && write.awaitsWriteAck) return true
     this.pumpNeeded = true
     if (kind === 'retry') {
       write.postponed = true
@@ -449,6 +462,7 @@ export class VolumeIo {
   /** The peer could not write it: the range is out of sync, the write succeeds if it did here. */
   onNegativeAck(cookie: number, sector: number, sizeBytes: number): void {
     const write = this.inFlight.get(cookie)
+    if (write === undefined && this.flushes.onRefused(cookie)) return
     if (write === undefined || write.kind !== 'local-write' || write.sector !== sector) {
       if (sizeBytes > 0 && sizeBytes % 512 === 0 && this.volume.inRange(sector, sizeBytes / 512)) {
         const [from, to] = blocksTouched(sector, sizeBytes / 512)
@@ -696,6 +710,16 @@ export class Flushes implements DiskOp {
     this.sentAtMs = Number.POSITIVE_INFINITY
     this.#onPeer = true
     this.#io.volume.onPeerFlushed()
+    this.#finishRound()
+    return true
+  }
+
+  /** The peer could not flush: its disk is about to be given up; who asked waits for what the peer says of it. */
+  onRefused(cookie: number): boolean {
+    if (cookie === 0 || cookie !== this.#peerCookie) return false
+    this.#peerCookie = 0
+    this.sentAtMs = Number.POSITIVE_INFINITY
+    this.#io.volume.stability?.flushFailed()
     this.#finishRound()
     return true
   }

@@ -61,7 +61,7 @@ import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarge
 import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
-import { Stability } from './stability.ts'
+import { copySetBits, Stability } from './stability.ts'
 import { sanitize } from './state-rules.ts'
 import { VolumeIo } from './volume-io.ts'
 
@@ -566,11 +566,7 @@ export class Volume implements MetadataHost, ActivityHost {
       return
     }
     const bitmap = new Bitmap(Math.ceil(sectors / 8))
-    for (let bit = old.nextSet(0); bit < Math.min(old.bits, bitmap.bits); ) {
-      const end = old.nextClear(bit)
-      bitmap.set(bit, Math.min(end, bitmap.bits))
-      bit = old.nextSet(end)
-    }
+    copySetBits(old, bitmap)
     if (!clean && bitmap.bits > old.bits) bitmap.set(old.bits, bitmap.bits)
     this.#bitmap = bitmap
     this.stability?.resize(bitmap.bits)
@@ -617,6 +613,8 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#announce(old, next)
     if (isSyncing(old.conn) && !isSyncing(next.conn)) this.io.resync.stop()
     if (old.conn < C_CONNECTED && next.conn >= C_CONNECTED) this.#onConnected()
+    if (old.conn !== next.conn && (next.conn === C_WF_BITMAP_S || next.conn === C_WF_BITMAP_T))
+      this.io.resync.awaitBitmap()
     if (old.conn !== C_WF_BITMAP_S && next.conn === C_WF_BITMAP_S) this.io.resync.sendBitmap()
     if (!isSyncing(old.conn) && isSyncing(next.conn)) this.io.resync.start()
     if (old.conn === C_PAUSED_SYNC_T && next.conn === C_SYNC_TARGET) this.io.resync.advance()
@@ -649,7 +647,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #onConnected(): void {
     // Frozen writes of a host that never went on alone are sent again; the resync of rule 42 equals what they left behind.
     if (this.state.suspFen) {
-      this.#newUuidPending = false
+      // With its disk it is as it was; without it this host goes on alone all the same.
+      if (this.state.pdsk >= D_INCONSISTENT) this.#newUuidPending = false
       this.change({ suspFen: false }, 'the peer is back')
     }
     if (this.mayCompleteAlone || this.state.conn === C_WF_BITMAP_S) return

@@ -29,12 +29,8 @@ export const AL_UPDATES_MAX = 64
 export const AL_CONTEXT_MAX = 919
 /** A slot without an extent. */
 export const AL_FREE = 0xffff_ffff
-/** An extent is 4 MiB: this many sectors, this many bitmap bits, this many bitmap bytes. */
-export const AL_EXTENT_SECTORS = 8192
-export const AL_EXTENT_BITS = 1024
 export const AL_EXTENT_BITMAP_BYTES = 128
 export const AL_EXTENTS_MIN = 67
-export const AL_EXTENTS_DEFAULT = 1237
 export const AL_EXTENTS_MAX = 65534
 
 export const AL_MAGIC = 0x69cb65a2

@@ -3,10 +3,9 @@
 // one packet, and bounds what is in flight.
 
 import { AppError } from '../base/errors.ts'
-import type { Effect } from '../engine/effects.ts'
+import type { DiskOp, Effect } from '../engine/effects.ts'
 import { Engine, type EngineOptions } from '../engine/engine.ts'
 import type { EngineEvent, OpenedDevices, SocketId } from '../engine/events.ts'
-import { REQUEST_BYTES_MAX, ZERO_BYTES_MAX } from '../engine/limits.ts'
 import { encodePacket, type WireContext } from '../wire/drbd/codec.ts'
 import { Framer } from '../wire/drbd/framer.ts'
 import type {
@@ -21,7 +20,7 @@ import type {
   ResourceStatus,
   VolumeDevices,
 } from './api.ts'
-import type { Link } from './ports.ts'
+import type { DiskError, Link } from './ports.ts'
 
 /** Above this many bytes waiting in the framer of a stream that may not be read on, the link itself is paused. */
 const BUFFERED_BYTES_MAX = 1024 * 1024
@@ -35,6 +34,11 @@ interface Socket {
   out: Uint8Array[]
   paused: boolean
   closed: boolean
+}
+
+interface OpenVolume extends VolumeDevices {
+  /** Ordered and not complete: told so when the devices are closed under them. */
+  readonly pending: Set<DiskOp>
 }
 
 /** A client request, cut into one or more pieces for the engine. */
@@ -51,6 +55,8 @@ interface Piece {
   readonly index: number
 }
 
+const CLOSED: DiskError = { code: 'gone', message: 'the device is closed' }
+
 const H80_CONTEXT: WireContext = { apv: 80, features: 0, integrityBytes: 0 }
 
 export class Replica implements ReplicaApi {
@@ -58,7 +64,7 @@ export class Replica implements ReplicaApi {
   readonly #settings: ResourceSettings
   readonly #ports: ReplicaPorts
   readonly #sockets = new Map<SocketId, Socket>()
-  readonly #devices = new Map<number, VolumeDevices>()
+  readonly #devices = new Map<number, OpenVolume>()
   readonly #pieces = new Map<number, Piece>()
   readonly #commands = new Map<number, (result: AdminResult) => void>()
   readonly #events: EngineEvent[] = []
@@ -122,19 +128,19 @@ export class Replica implements ReplicaApi {
     this.#admissionCalls.push(call)
   }
 
+  /** Pieces that fit one packet. */
   #cut(request: Exclude<ClientRequest, { type: 'flush' }>, sectors: number): EngineEvent[] {
-    const max = (request.type === 'zero' ? ZERO_BYTES_MAX : REQUEST_BYTES_MAX) / 512
+    const { writeBytes, zeroBytes } = this.engine.pieceLimits
+    const max = (request.type === 'zero' && zeroBytes > 0 ? zeroBytes : writeBytes) / 512
     const events: EngineEvent[] = []
     for (let at = 0; at < sectors; at += max) {
       const count = Math.min(max, sectors - at)
       const common = { id: 0, volume: request.volume, sector: request.sector + at }
       if (request.type === 'read') events.push({ type: 'client.read', ...common, sectors: count })
-      else if (request.type === 'zero')
-        events.push({ type: 'client.zero', ...common, sectors: count, unmap: request.unmap, fua: request.fua })
-      else {
+      else if (request.type === 'write') {
         const data = count === sectors ? request.data : request.data.subarray(at * 512, (at + count) * 512)
         events.push({ type: 'client.write', ...common, data, fua: request.fua })
-      }
+      } else events.push({ type: 'client.zero', ...common, sectors: count, unmap: request.unmap, fua: request.fua })
     }
     return events
   }
@@ -332,7 +338,9 @@ export class Replica implements ReplicaApi {
       case 'devices.close': {
         const devices = this.#devices.get(effect.volume)
         this.#devices.delete(effect.volume)
-        if (devices !== undefined) closeDevices(devices)
+        if (devices === undefined) break
+        closeDevices(devices)
+        for (const op of devices.pending) this.#events.push({ type: 'disk.done', op, error: CLOSED, data: undefined })
         break
       }
       case 'socket.connect':
@@ -396,7 +404,10 @@ export class Replica implements ReplicaApi {
     const done = (
       error: { code: 'io' | 'no-space' | 'read-only' | 'gone'; message: string } | undefined,
       data?: Uint8Array,
-    ): void => this.#push({ type: 'disk.done', op, error, data })
+    ): void => {
+      if (devices.pending.delete(op)) this.#push({ type: 'disk.done', op, error, data })
+    }
+    devices.pending.add(op)
     switch (effect.type) {
       case 'disk.read':
         devices.data.read(effect.offsetBytes, effect.lengthBytes, done)
@@ -437,7 +448,7 @@ export class Replica implements ReplicaApi {
         })
         return
       }
-      this.#devices.set(volume, devices)
+      this.#devices.set(volume, { ...devices, pending: new Set() })
       const opened: OpenedDevices = {
         dataBytes: devices.data.sizeBytes,
         metaBytes: devices.meta.sizeBytes,

@@ -373,6 +373,12 @@ export class EngineHost {
         break
       case 'devices.close':
         this.#open.delete(effect.volume)
+        // As the replica does it: what was ordered and is not complete ends with an error.
+        for (const { effect: job } of this.jobs) {
+          if (job.volume !== effect.volume) continue
+          const error = { code: 'gone', message: 'the device is closed' } as const
+          this.#events.push({ type: 'disk.done', op: job.op, error, data: undefined })
+        }
         this.jobs = this.jobs.filter((job) => job.effect.volume !== effect.volume)
         break
       case 'handler.run':

@@ -3,7 +3,6 @@
 import { GIB, KIB, MIB } from '../../base/units.ts'
 import { StartError } from '../errors.ts'
 
-export const LAB_FOLDER_DEFAULT = '.coprime/lab'
 export const LAB_SIZE_BYTES_DEFAULT = 64 * MIB
 export const LAB_DELAY_MS_MAX = 2000
 const SIZE_GRAIN_BYTES = 4 * KIB
