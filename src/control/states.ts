@@ -14,14 +14,6 @@ const BELOW_HANDSHAKE: ReadonlySet<string> = new Set([
   'WFConnection',
 ])
 const SYNCING: ReadonlySet<string> = new Set(['SyncSource', 'SyncTarget', 'PausedSyncS', 'PausedSyncT'])
-/** From the decision that there is a resync to its end. */
-const ON_THE_WAY_TO_SYNC: ReadonlySet<string> = new Set([
-  'StartingSyncS',
-  'StartingSyncT',
-  'WFBitMapS',
-  'WFBitMapT',
-  'WFSyncUUID',
-])
 
 /** The hosts talk to each other and agreed on how. */
 export const isConnected = (state: string): boolean => !BELOW_HANDSHAKE.has(state) && state !== 'WFReportParams'
