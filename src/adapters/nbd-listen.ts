@@ -6,6 +6,12 @@ import { createConnection, type Server } from 'node:net'
 import { dirname } from 'node:path'
 import { AppError } from '../base/errors.ts'
 
+/**
+ * Connections that may wait to be accepted; the system caps it (net.core.somaxconn). A unix socket refuses further ones with
+ * EAGAIN, so a burst of clients, or of strangers, should find room.
+ */
+const BACKLOG = 4096
+
 export type NbdAddress =
   | { readonly type: 'unix'; readonly path: string }
   /** `port` 0: any free one. */
@@ -93,8 +99,8 @@ function tryListen(server: Server, address: NbdAddress): Promise<void> {
     }
     server.once('error', onError)
     server.once('listening', onListening)
-    if (address.type === 'unix') server.listen({ path: address.path })
-    else server.listen({ host: address.host, port: address.port })
+    if (address.type === 'unix') server.listen({ path: address.path, backlog: BACKLOG })
+    else server.listen({ host: address.host, port: address.port, backlog: BACKLOG })
   })
 }
 
