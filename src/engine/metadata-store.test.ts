@@ -179,11 +179,25 @@ describe('MetadataStore', () => {
     assert.equal(bitmap.dirtyBlocks, 1, 'block 0 was not asked for')
   })
 
-  it('log block without bitmap blocks: the data device is flushed, and the metadata device if it is another one', () => {
+  it('log block that evicts: the data device is flushed first, and the metadata device if it is another one', () => {
     for (const [external, flushes] of [
       [true, ['disk.flush', 'meta.flush']],
       [false, ['disk.flush']],
     ] as const) {
+      const world = worldOf(external)
+      world.store.writeLogBlock(
+        new Bitmap(100),
+        [0],
+        0,
+        () => new Uint8Array(4096),
+        () => {},
+      )
+      assert.deepEqual(runAll(world), [...flushes, `write ${layout.activityLogOffsetBytes}+4096`, 'meta.flush'])
+    }
+  })
+
+  it('log block that only adds extents: no flush in front of it', () => {
+    for (const external of [true, false]) {
       const world = worldOf(external)
       world.store.writeLogBlock(
         new Bitmap(100),
@@ -192,7 +206,7 @@ describe('MetadataStore', () => {
         () => new Uint8Array(4096),
         () => {},
       )
-      assert.deepEqual(runAll(world), [...flushes, `write ${layout.activityLogOffsetBytes}+4096`, 'meta.flush'])
+      assert.deepEqual(runAll(world), [`write ${layout.activityLogOffsetBytes}+4096`, 'meta.flush'])
     }
   })
 

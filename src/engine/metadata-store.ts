@@ -123,8 +123,8 @@ export class MetadataStore implements DiskOp {
   }
 
   /**
-   * Writes one activity-log block, durably, after the changed bitmap blocks among `evictedBlocks` and after all data
-   * writes completed so far. `block` is called when the job starts.
+   * Writes one activity-log block, durably; if it evicts extents, after the changed bitmap blocks among `evictedBlocks` and
+   * after all data writes completed so far. `block` is called when the job starts.
    */
   writeLogBlock(
     bitmap: Bitmap,
@@ -138,7 +138,9 @@ export class MetadataStore implements DiskOp {
         const changed = evictedBlocks.filter((index) => bitmap.blockIsDirty(index))
         for (const index of changed) bitmap.markClean(index)
         const steps = this.#bitmapSteps(bitmap, changed)
-        if (steps.length === 0) {
+        // What the log forgets has to be durable before: data of the evicted extents, and their bitmap blocks. A block that
+        // only adds extents needs no flush in front, which would write out all that clients have written meanwhile.
+        if (steps.length === 0 && evictedBlocks.length > 0) {
           steps.push({ kind: 'flush-data' })
           if (this.#external) steps.push({ kind: 'flush-meta' })
         }
