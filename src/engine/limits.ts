@@ -45,7 +45,7 @@ export const RETRY_OWED_MS = 1000
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB
 
-/** Smallest write of a promise: the ping after which a resync ends, a state request (no limit in DRBD; a dead link ends it). */
+/** Handler that is to make sure that a lost peer writes no more (config-and-tools.md 1.8). */
 export const FENCE_HANDLER_NAME = 'fence-peer'
 
 assert(REQUEST_BYTES_MAX <= PEER_BYTES_MAX, 'one write must fit into the receive bound')
