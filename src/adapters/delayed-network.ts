@@ -13,9 +13,11 @@
 // Heal: as after the rule is removed within TCP's patience: nothing was lost, the frozen links go on where they were
 // (at once; real ones would wait for their next retransmission), and those closed meanwhile now tell the peer.
 
-import { MIB } from '../base/units.ts'
+import { KIB, MIB } from '../base/units.ts'
 import type { Clock, Link, LinkHandler, Network } from '../runtime/ports.ts'
 
+/** One read that is not for the handler's own memory. */
+const OWN_BYTES = 64 * KIB
 /** What the operating system would take from a sender that gets no acknowledgements. */
 const CUT_BUFFER_BYTES = MIB
 /** Held back by the delay; then the sender must wait, as with a full window. */
@@ -179,12 +181,17 @@ class LabAttempt {
 
 type Arrival =
   | { readonly type: 'data'; readonly dueMs: number; readonly chunk: Uint8Array }
+  /** In the handler's own target already. */
+  | { readonly type: 'filled'; readonly dueMs: number; readonly lengthBytes: number }
   | { readonly type: 'close'; readonly dueMs: number; readonly reason: string }
 
 class LabLink implements Link, LinkHandler {
   readonly #network: LabNetwork
   readonly #inner: Link
   #handler: LinkHandler | undefined
+  /** Whether the last `target` was the handler's. */
+  #direct = false
+  readonly #own = new Uint8Array(OWN_BYTES)
   #arrivals: Arrival[] = []
   #arrivedBytes = 0
   #timer: Wakeup | undefined
@@ -271,13 +278,28 @@ class LabLink implements Link, LinkHandler {
 
   // ---- the inner link's handler ---------------------------------------------------------------------------------------
 
+  target(): Uint8Array {
+    const target = this.#passesThrough ? this.#handler?.target?.() : undefined
+    this.#direct = target !== undefined
+    return target ?? this.#own
+  }
+
+  onFilled(lengthBytes: number): void {
+    if (this.#closed) return
+    if (!this.#direct) this.onData(this.#own.subarray(0, lengthBytes))
+    else if (this.#passesThrough) this.#handler?.onFilled?.(lengthBytes)
+    else {
+      this.#arrivedBytes += lengthBytes
+      this.#arrive({ type: 'filled', dueMs: this.#dueMs(), lengthBytes })
+    }
+  }
+
   onData(chunk: Uint8Array): void {
     if (this.#closed) return
-    const delayMs = this.#network.delayMs()
-    if (delayMs <= 0 && !this.#frozen && !this.#paused && this.#arrivals.length === 0) this.#handler?.onData(chunk)
+    if (this.#passesThrough) this.#handler?.onData(chunk)
     else {
       this.#arrivedBytes += chunk.length
-      this.#arrive({ type: 'data', dueMs: this.#network.clock.nowMs() + delayMs, chunk })
+      this.#arrive({ type: 'data', dueMs: this.#dueMs(), chunk: new Uint8Array(chunk) })
     }
   }
 
@@ -314,6 +336,14 @@ class LabLink implements Link, LinkHandler {
     else this.#inner.resumeReading()
   }
 
+  get #passesThrough(): boolean {
+    return !this.#frozen && !this.#paused && this.#arrivals.length === 0 && this.#network.delayMs() <= 0
+  }
+
+  #dueMs(): number {
+    return this.#network.clock.nowMs() + Math.max(0, this.#network.delayMs())
+  }
+
   /** A shorter delay does not overtake: what is due waits for what came before it. */
   #deliverDue(): void {
     const nowMs = this.#network.clock.nowMs()
@@ -324,6 +354,9 @@ class LabLink implements Link, LinkHandler {
       if (first.type === 'data') {
         this.#arrivedBytes -= first.chunk.length
         this.#handler?.onData(first.chunk)
+      } else if (first.type === 'filled') {
+        this.#arrivedBytes -= first.lengthBytes
+        this.#handler?.onFilled?.(first.lengthBytes)
       } else {
         const handler = this.#handler
         this.#closed = true

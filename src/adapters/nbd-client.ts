@@ -1,7 +1,6 @@
 // Our own NBD client on a socket, with promises: for tests, benches and tools.
 
 import { createConnection, type IpcSocketConnectOpts, type Socket, type TcpSocketConnectOpts } from 'node:net'
-import { KIB } from '../base/units.ts'
 import { NbdClient, type NbdClientDone, type NbdClientResult } from '../nbd/client/client.ts'
 import { type NbdClientError, NbdDisconnectedError } from '../nbd/client/errors.ts'
 import type { NbdExportInfo } from '../nbd/client/negotiation.ts'
@@ -22,8 +21,6 @@ export type NbdConnectOptions = NbdTarget & {
 const TIMEOUT_MS = 10_000
 /** The server has this long to close its side. */
 const LINGER_MS = 1000
-const READ_SLAB_BYTES = 256 * KIB
-const READ_BYTES_MIN = 32 * KIB
 
 /** Connects and chooses the export. Rejects with an NbdClientError. */
 export function connectNbd(options: NbdConnectOptions): Promise<NbdConnectionToServer> {
@@ -41,9 +38,6 @@ export class NbdConnectionToServer implements NbdOutput {
   #socket: Socket | undefined
   #info: Readonly<NbdExportInfo> | undefined
   #failure: NbdClientError | undefined
-  #slab: Uint8Array = Buffer.allocUnsafeSlow(0)
-  #slabBytes = 0
-  #direct = false
   #socketError: string | undefined
   #closed = false
   #onSocketClosed: (() => void) | undefined
@@ -79,8 +73,11 @@ export class NbdConnectionToServer implements NbdOutput {
 
   start(): void {
     const onread = {
-      buffer: () => this.#readBuffer(),
-      callback: (lengthBytes: number, buffer: Uint8Array) => this.#onRead(lengthBytes, buffer),
+      buffer: () => this.#client.target(),
+      callback: (lengthBytes: number) => {
+        this.#client.onFilled(lengthBytes)
+        return true
+      },
     }
     const where = 'socketPath' in this.#options ? { path: this.#options.socketPath } : hostAndPort(this.#options)
     const socket = createConnection({ ...where, onread } as TcpSocketConnectOpts | IpcSocketConnectOpts)
@@ -216,27 +213,6 @@ export class NbdConnectionToServer implements NbdOutput {
         else reject(error)
       })
     })
-  }
-
-  #readBuffer(): Uint8Array {
-    const target = this.#client.directTarget()
-    this.#direct = target !== undefined
-    if (target !== undefined) return target
-    if (this.#slab.length - this.#slabBytes < READ_BYTES_MIN) {
-      this.#slab = Buffer.allocUnsafeSlow(READ_SLAB_BYTES)
-      this.#slabBytes = 0
-    }
-    return this.#slab.subarray(this.#slabBytes)
-  }
-
-  #onRead(lengthBytes: number, buffer: Uint8Array): boolean {
-    if (this.#direct) {
-      this.#client.onDirectData(lengthBytes)
-    } else {
-      this.#slabBytes += lengthBytes
-      this.#client.onData(buffer.subarray(0, lengthBytes))
-    }
-    return true
   }
 }
 

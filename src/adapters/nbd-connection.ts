@@ -1,11 +1,11 @@
-// One accepted socket and its NBD session. Reads into large buffers of our own, and the rest of a large payload directly
-// into its place; stops reading when the session has no room; sends the replies of a turn with one writev.
+// One accepted socket and its NBD session. Reads into the session's memory, the rest of a large payload directly into its
+// place; stops reading when the session has no room; sends the replies of a turn with one writev.
 
 import { Socket } from 'node:net'
-import { KIB } from '../base/units.ts'
 import type { NbdExports } from '../nbd/exports.ts'
 import type { NbdLimits } from '../nbd/limits.ts'
 import { type NbdOutput, NbdSession, type NbdSessionStatus } from '../nbd/session.ts'
+import { PAYLOAD_BUFFERS } from './payload-buffers.ts'
 
 export interface NbdConnectionStatus extends NbdSessionStatus {
   readonly id: number
@@ -30,10 +30,6 @@ export interface NbdConnectionOptions {
   onClosed(connection: NbdConnection, reason: string | undefined): void
 }
 
-/** One read fills at most this much; requests of any usual size come as views of it. */
-const READ_SLAB_BYTES = 256 * KIB
-/** A slab with less left is given up. */
-const READ_BYTES_MIN = 32 * KIB
 /** After the last reply the client has this long to take it and close; until then its bytes are read and dropped. */
 const LINGER_MS = 1000
 
@@ -45,11 +41,6 @@ export class NbdConnection implements NbdOutput {
   readonly #peer: string
   readonly #handshakeTimer: NodeJS.Timeout
   #lingerTimer: NodeJS.Timeout | undefined
-  #slab: Uint8Array = Buffer.allocUnsafeSlow(0)
-  /** Used bytes of the slab. */
-  #slabBytes = 0
-  /** Whether the buffer that is being read into is the place of a payload, not the slab. */
-  #direct = false
   #reading = true
   #ending = false
   #closed = false
@@ -62,9 +53,9 @@ export class NbdConnection implements NbdOutput {
       exports: options.exports,
       out: this,
       limits: options.limits,
-      allocate: (lengthBytes) => Buffer.allocUnsafeSlow(lengthBytes),
+      buffers: PAYLOAD_BUFFERS,
     })
-    const onRead = { buffer: () => this.#readBuffer(), callback: (n: number, b: Uint8Array) => this.#onRead(n, b) }
+    const onRead = { buffer: () => this.#session.target(), callback: (n: number) => this.#onRead(n) }
     const adopted = options.directReads ? adoptSocket(options.socket, onRead) : undefined
     this.#socket = adopted ?? options.socket
     if (adopted === undefined) this.#socket.on('data', (chunk: Buffer) => this.#onData(chunk))
@@ -149,25 +140,8 @@ export class NbdConnection implements NbdOutput {
     this.#reviewReading()
   }
 
-  /** The buffer for the next read. */
-  #readBuffer(): Uint8Array {
-    const target = this.#session.directTarget()
-    this.#direct = target !== undefined
-    if (target !== undefined) return target
-    if (this.#slab.length - this.#slabBytes < READ_BYTES_MIN) {
-      this.#slab = Buffer.allocUnsafeSlow(READ_SLAB_BYTES) // the old one lives as long as payloads in it do
-      this.#slabBytes = 0
-    }
-    return this.#slab.subarray(this.#slabBytes)
-  }
-
-  #onRead(lengthBytes: number, buffer: Uint8Array): boolean {
-    if (this.#direct) {
-      this.#session.onDirectData(lengthBytes)
-    } else {
-      this.#slabBytes += lengthBytes
-      this.#session.onData(buffer.subarray(0, lengthBytes))
-    }
+  #onRead(lengthBytes: number): boolean {
+    this.#session.onFilled(lengthBytes)
     this.#reviewReading()
     return true
   }
@@ -210,7 +184,7 @@ export class NbdConnection implements NbdOutput {
 
 interface OnRead {
   buffer(): Uint8Array
-  callback(lengthBytes: number, buffer: Uint8Array): boolean
+  callback(lengthBytes: number): boolean
 }
 
 /**

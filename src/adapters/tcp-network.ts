@@ -7,7 +7,7 @@ import { assert } from '../base/assert.ts'
 import { AppError } from '../base/errors.ts'
 import type { Link, Network } from '../runtime/ports.ts'
 import { systemCodeOf } from './system-code.ts'
-import { adoptAccepted, ReadSlab, TcpLink } from './tcp-link.ts'
+import { adoptAccepted, ReadBuffers, TcpLink } from './tcp-link.ts'
 
 export interface TcpAddress {
   /** An IPv4 or IPv6 address, without brackets. */
@@ -132,14 +132,14 @@ export class TcpNetwork implements Network {
 }
 
 function linkOfAccepted(accepted: net.Socket): TcpLink {
-  const slab = new ReadSlab()
-  const adopted = adoptAccepted(accepted, slab)
-  return adopted === undefined ? new TcpLink(accepted, undefined) : new TcpLink(adopted, slab)
+  const buffers = new ReadBuffers()
+  const adopted = adoptAccepted(accepted, buffers)
+  return adopted === undefined ? new TcpLink(accepted, undefined) : new TcpLink(adopted, buffers)
 }
 
 class ConnectAttempt {
   readonly #peer: TcpAddress
-  readonly #slab = new ReadSlab()
+  readonly #buffers = new ReadBuffers()
   readonly #socket: net.Socket
   readonly #onUp: (link: Link) => void
   readonly #onFailure: (reason: string) => void
@@ -159,7 +159,7 @@ class ConnectAttempt {
       host: peer.address,
       port: peer.port,
       noDelay: true,
-      onread: this.#slab.onread as net.OnReadOpts,
+      onread: this.#buffers.onread as net.OnReadOpts,
       ...(localAddress === undefined ? {} : { localAddress }),
     })
     this.#socket.pause() // nothing is read before the link has a handler
@@ -178,7 +178,7 @@ class ConnectAttempt {
   }
 
   #succeed(): void {
-    if (this.#end()) this.#onUp(new TcpLink(this.#socket, this.#slab))
+    if (this.#end()) this.#onUp(new TcpLink(this.#socket, this.#buffers))
   }
 
   #fail(reason: string): void {

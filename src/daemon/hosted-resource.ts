@@ -4,6 +4,7 @@
 import { type DelayedNetwork, delayedNetwork } from '../adapters/delayed-network.ts'
 import { addressText, type NbdAddress } from '../adapters/nbd-listen.ts'
 import { NbdServer } from '../adapters/nbd-server.ts'
+import { PAYLOAD_BUFFERS } from '../adapters/payload-buffers.ts'
 import { SystemClock } from '../adapters/system-clock.ts'
 import { SystemDigests } from '../adapters/system-digests.ts'
 import { SystemEntropy } from '../adapters/system-entropy.ts'
@@ -279,6 +280,7 @@ export class HostedResource {
       network: this.#network,
       digests: this.#digests,
       handlers: this.#handlers(),
+      buffers: PAYLOAD_BUFFERS,
       openDevices: (volume, done) => this.#devices.open(volume, done),
       log: (level, message, volume) => {
         this.#log[level](volume === undefined ? { resource: this.name } : { resource: this.name, volume }, message)

@@ -17,6 +17,8 @@ export type Effect =
       readonly id: number
       readonly error: ClientError | undefined
       readonly data: Uint8Array | undefined
+      /** Of a write: nobody looks at its data any more. */
+      readonly dataUnused: boolean
     }
   | {
       readonly type: 'disk.read'
@@ -31,6 +33,8 @@ export type Effect =
       readonly offsetBytes: number
       readonly data: Uint8Array
       readonly op: DiskOp
+      /** Nobody looks at the data after this operation. */
+      readonly lastUse?: true
     }
   | {
       readonly type: 'disk.zero'

@@ -208,8 +208,9 @@ export class Engine {
     this.emit(volume === undefined ? { type: 'log', level, message } : { type: 'log', level, message, volume })
   }
 
-  clientDone(id: number, error: ClientError | undefined, data?: Uint8Array): void {
-    this.emit({ type: 'client.done', id, error, data })
+  /** `dataUnused`: of a write, whether nobody looks at its data any more. */
+  clientDone(id: number, error: ClientError | undefined, data?: Uint8Array, dataUnused = false): void {
+    this.emit({ type: 'client.done', id, error, data, dataUnused })
   }
 
   statusChanged(): void {

@@ -160,7 +160,14 @@ export class PeerIo {
     write.submitted = true
     const offsetBytes = write.sector * 512
     if (write.data !== undefined)
-      volume.engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data: write.data, op: write })
+      volume.engine.emit({
+        type: 'disk.write',
+        volume: volume.number,
+        offsetBytes,
+        data: write.data,
+        op: write,
+        lastUse: true,
+      })
     else
       volume.engine.emit({
         type: 'disk.zero',

@@ -69,6 +69,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   localError: ClientErrorCode | undefined
   /** Sent with data, verdict of the peer outstanding. */
   peerPending = false
+  /** Its data may still wait to be sent: only an answer of the peer tells that it has left. */
+  dataQueued = false
   /** The peer has it (or superseded it); false: its blocks are out of sync. */
   onPeer = false
   /** A receipt (protocol B) is not the last word: a resync runs, and a write acknowledgement follows. */

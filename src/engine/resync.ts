@@ -328,7 +328,14 @@ export class Resync {
     const { data } = request
     request.data = undefined
     if (data !== undefined)
-      volume.engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data, op: request })
+      volume.engine.emit({
+        type: 'disk.write',
+        volume: volume.number,
+        offsetBytes,
+        data,
+        op: request,
+        lastUse: true,
+      })
     else
       volume.engine.emit({
         type: 'disk.zero',

@@ -384,6 +384,7 @@ export class VolumeIo {
       sequence: volume.nextSequence(),
     }
     if (write.data !== undefined) {
+      write.dataQueued = true
       connection.sendData({
         type: 'P_DATA',
         ...common,
@@ -437,6 +438,7 @@ export class VolumeIo {
     const write = this.inFlight.get(cookie)
     if (write === undefined) return this.flushes.onAck(cookie)
     if (write.kind !== 'local-write' || write.sector !== sector) return false
+    write.dataQueued = false
     if (kind === 'recv' && write.awaitsWriteAck) return true
     this.pumpNeeded = true
     if (kind === 'retry') {
@@ -473,6 +475,7 @@ export class VolumeIo {
     this.inFlight.delete(cookie)
     const [from, to] = blocksTouched(write.sector, write.sectors)
     this.volume.bitmap?.set(from, to)
+    write.dataQueued = false
     write.peerPending = false
     write.onPeer = false
     write.refused = true
@@ -522,7 +525,7 @@ export class VolumeIo {
     this.#releaseActivity(write)
     this.release(write)
     this.volume.engine.connection.epochs.onCompletion(write.epoch)
-    this.volume.engine.clientDone(write.id, undefined)
+    this.volume.engine.clientDone(write.id, undefined, undefined, !write.dataQueued && write.localError === undefined)
   }
 
   /** Done here and not on the peer, and this host may not go on alone (yet). */

@@ -17,6 +17,8 @@
 // Source: doc/proto.md of the NBD project.
 
 import { assert } from '../base/assert.ts'
+import { BufferPool } from '../base/buffer-pool.ts'
+import { ReceiveBuffer } from '../base/receive-buffer.ts'
 import { KIB } from '../base/units.ts'
 import { readU32 } from '../wire/nbd/bytes.ts'
 import {
@@ -30,7 +32,6 @@ import {
 } from '../wire/nbd/constants.ts'
 import { CLIENT_FLAGS_BYTES, decodeOptionHeader, encodeGreeting, OPTION_HEADER_BYTES } from '../wire/nbd/handshake.ts'
 import { emptyRequestHeader, REQUEST_BYTES, type RequestHeader, readRequest } from '../wire/nbd/transmission.ts'
-import { ByteQueue } from './byte-queue.ts'
 import type { NbdExports } from './exports.ts'
 import { Gather } from './gather.ts'
 import { type NbdLimits, nbdLimits } from './limits.ts'
@@ -54,8 +55,8 @@ export interface NbdSessionOptions {
   readonly exports: NbdExports
   readonly out: NbdOutput
   readonly limits?: Partial<NbdLimits>
-  /** Memory for payloads that lie across chunks; need not be zeroed. */
-  readonly allocate?: (lengthBytes: number) => Uint8Array
+  /** Memory for payloads of writes. */
+  readonly buffers?: BufferPool
 }
 
 export interface NbdSessionStatus {
@@ -98,8 +99,8 @@ export class NbdSession {
   readonly #exports: NbdExports
   readonly #out: NbdOutput
   readonly #limits: NbdLimits
-  readonly #allocate: (lengthBytes: number) => Uint8Array
-  readonly #input = new ByteQueue()
+  readonly #buffers: BufferPool
+  readonly #input = new ReceiveBuffer()
   readonly #gather = new Gather()
   readonly #request: RequestHeader = emptyRequestHeader()
   #expect: Expect = 'client-flags'
@@ -114,6 +115,8 @@ export class NbdSession {
   #writing: Slot | undefined
   #payload: Uint8Array | undefined
   #payloadBytes = 0
+  /** Whether the last `target` was the place of a payload. */
+  #direct = false
   #pumping = false
   #flushAnnounced = false
   /** The client will send no more. */
@@ -129,7 +132,7 @@ export class NbdSession {
     this.#exports = options.exports
     this.#out = options.out
     this.#limits = nbdLimits(options.limits)
-    this.#allocate = options.allocate ?? ((lengthBytes) => new Uint8Array(lengthBytes))
+    this.#buffers = options.buffers ?? new BufferPool(0)
   }
 
   /** Greets the client: in NBD the server speaks first. */
@@ -138,32 +141,34 @@ export class NbdSession {
     this.#announce()
   }
 
-  /** Received bytes. The chunk belongs to the session: payloads of writes are views of it until they are done. */
+  /** Received bytes; they are copied. */
   onData(chunk: Uint8Array): void {
     if (this.#expect === 'nothing') return
     this.#input.push(chunk)
     this.#pump()
   }
 
-  /**
-   * Where the next received bytes may be put directly, if the session has a use for so many in one place: the rest of a
-   * large payload. Then call `onDirectData` instead of `onData`.
-   */
-  directTarget(): Uint8Array | undefined {
+  /** Where the next received bytes may be put: the place of a large payload, or the input buffer. Then call `onFilled`. */
+  target(): Uint8Array {
+    const payload = this.#payloadInPlace()
+    this.#direct = payload !== undefined
+    return payload ?? this.#input.room()
+  }
+
+  /** So many bytes were put at the beginning of what the last `target` gave. */
+  onFilled(lengthBytes: number): void {
+    if (this.#expect === 'nothing') return
+    if (this.#direct) this.#payloadBytes += lengthBytes
+    else this.#input.filled(lengthBytes)
+    this.#pump()
+  }
+
+  #payloadInPlace(): Uint8Array | undefined {
     const slot = this.#writing
     if (slot === undefined || this.#input.lengthBytes > 0) return undefined
     if (slot.lengthBytes - this.#payloadBytes < DIRECT_READ_BYTES_MIN) return undefined
-    this.#payload ??= this.#allocate(slot.lengthBytes)
+    this.#payload ??= this.#buffers.take(slot.lengthBytes)
     return this.#payload.subarray(this.#payloadBytes)
-  }
-
-  /** So many bytes were put at the beginning of what the last `directTarget` gave. */
-  onDirectData(lengthBytes: number): void {
-    if (this.#expect === 'nothing') return
-    assert(this.#expect === 'payload' && this.#payload !== undefined, 'direct data without a target')
-    this.#payloadBytes += lengthBytes
-    assert(this.#payloadBytes <= this.#payload.length, `${this.#payloadBytes} bytes in ${this.#payload.length}`)
-    this.#pump()
   }
 
   /** The client will send no more: what it asked for is still answered, as after DISC. */
@@ -284,8 +289,9 @@ export class NbdSession {
 
   #onClientFlags(): boolean {
     if (this.#input.lengthBytes < CLIENT_FLAGS_BYTES) return false
-    const at = this.#input.takeHeader(CLIENT_FLAGS_BYTES)
-    const flags = readU32(this.#input.header, at)
+    const { at } = this.#input
+    this.#input.consume(CLIENT_FLAGS_BYTES)
+    const flags = readU32(this.#input.bytes, at)
     if ((flags & ~(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES)) !== 0) {
       return this.#fail(`unknown client flags 0x${flags.toString(16)}`)
     }
@@ -297,8 +303,9 @@ export class NbdSession {
 
   #onOptionHeader(): boolean {
     if (this.#input.lengthBytes < OPTION_HEADER_BYTES || !this.#hasRoom()) return false
-    const at = this.#input.takeHeader(OPTION_HEADER_BYTES)
-    const header = decodeOptionHeader(this.#input.header, at)
+    const { at } = this.#input
+    this.#input.consume(OPTION_HEADER_BYTES)
+    const header = decodeOptionHeader(this.#input.bytes, at)
     if (header === undefined) return this.#fail('an option without its magic number')
     this.#option = header
     if (header.lengthBytes <= this.#limits.optionBytesMax) {
@@ -315,7 +322,8 @@ export class NbdSession {
 
   #onOptionData(): boolean {
     if (this.#input.lengthBytes < this.#option.lengthBytes) return false
-    const data = this.#input.take(this.#option.lengthBytes)
+    const data = new Uint8Array(this.#option.lengthBytes)
+    this.#input.moveInto(data, 0)
     return this.#follow(this.#negotiating().onOption(this.#option.option, data))
   }
 
@@ -334,6 +342,7 @@ export class NbdSession {
       agreement: step,
       gather: this.#gather,
       limits: this.#limits,
+      buffers: this.#buffers,
       onSettled: () => this.#onSettled(),
     })
     this.#negotiation = undefined
@@ -344,8 +353,9 @@ export class NbdSession {
   #onRequest(): boolean {
     if (this.#input.lengthBytes < REQUEST_BYTES || !this.#hasRoom()) return false
     const request = this.#request
-    const at = this.#input.takeHeader(REQUEST_BYTES)
-    if (!readRequest(this.#input.header, at, request)) return this.#fail('a request without its magic number')
+    const { at } = this.#input
+    this.#input.consume(REQUEST_BYTES)
+    if (!readRequest(this.#input.bytes, at, request)) return this.#fail('a request without its magic number')
     if (request.type === NBD_CMD_DISC) {
       this.#stopInput() // the end comes when the requests in flight are done
       return false
@@ -379,19 +389,10 @@ export class NbdSession {
   #onPayload(): boolean {
     const slot = this.#writing
     assert(slot !== undefined, 'payload without a write')
-    let data = this.#payload
-    if (data === undefined) {
-      if (this.#input.isContiguous(slot.lengthBytes) || slot.lengthBytes === 0) {
-        data = this.#input.take(slot.lengthBytes) // a view: the usual case costs no copy
-        this.#payloadBytes = slot.lengthBytes
-      } else if (this.#input.lengthBytes === 0) {
-        return false // nothing to copy yet, and perhaps all of it comes in one chunk
-      } else {
-        data = this.#allocate(slot.lengthBytes)
-        this.#payload = data
-      }
-    }
-    if (this.#payloadBytes < data.length) this.#payloadBytes += this.#input.copyInto(data, this.#payloadBytes)
+    if (this.#payload === undefined && this.#input.lengthBytes === 0 && slot.lengthBytes > 0) return false
+    this.#payload ??= this.#buffers.take(slot.lengthBytes)
+    const data = this.#payload
+    this.#payloadBytes += this.#input.moveInto(data, this.#payloadBytes)
     if (this.#payloadBytes < data.length) return false
     this.#writing = undefined
     this.#payload = undefined
@@ -401,7 +402,9 @@ export class NbdSession {
   }
 
   #onSkip(): boolean {
-    this.#skipBytes -= this.#input.skip(this.#skipBytes)
+    const lengthBytes = Math.min(this.#skipBytes, this.#input.lengthBytes)
+    this.#input.consume(lengthBytes)
+    this.#skipBytes -= lengthBytes
     if (this.#skipBytes > 0) return false
     if (this.#expect === 'option-skip') {
       return this.#follow(this.#negotiating().onOversizedOption(this.#option.option, this.#option.lengthBytes))
@@ -453,7 +456,7 @@ export class NbdSession {
 
   #stopInput(): void {
     this.#expect = 'nothing'
-    this.#input.clear()
+    this.#input.consume(this.#input.lengthBytes)
     this.#payload = undefined
     if (this.#writing !== undefined) this.#transmission?.abandonWrite(this.#writing)
     this.#writing = undefined

@@ -2,6 +2,7 @@
 // the gather, in the order in which they complete. Source: doc/proto.md, sections "Transmission" and "Request types".
 
 import { assert } from '../base/assert.ts'
+import type { BufferPool } from '../base/buffer-pool.ts'
 import { SECTOR_BYTES } from '../base/units.ts'
 import type { ClientDone, ClientError, ClientRequest } from '../runtime/api.ts'
 import {
@@ -76,6 +77,8 @@ export interface Slot extends Cookie {
   lengthBytes: number
   /** Of TRIM and WRITE_ZEROES: how much has been submitted so far. */
   submittedBytes: number
+  /** Of WRITE. */
+  data: Uint8Array | undefined
   active: boolean
   readonly done: ClientDone
 }
@@ -102,6 +105,7 @@ export class Transmission {
   readonly #structured: boolean
   readonly #gather: Gather
   readonly #limits: NbdLimits
+  readonly #buffers: BufferPool
   readonly #onSettled: () => void
   readonly #freeSlots: Slot[] = []
   /** Slots in use, and the bytes of data that they hold or will hold. */
@@ -111,12 +115,19 @@ export class Transmission {
   #muted = false
 
   /** `onSettled` is called after each completion, its reply being in the gather. */
-  constructor(options: { agreement: Agreement; gather: Gather; limits: NbdLimits; onSettled: () => void }) {
+  constructor(options: {
+    agreement: Agreement
+    gather: Gather
+    limits: NbdLimits
+    buffers: BufferPool
+    onSettled: () => void
+  }) {
     this.agreement = options.agreement
     this.#export = options.agreement.export
     this.#structured = options.agreement.structuredReplies
     this.#gather = options.gather
     this.#limits = options.limits
+    this.#buffers = options.buffers
     this.#onSettled = options.onSettled
   }
 
@@ -176,6 +187,7 @@ export class Transmission {
     }
     const sector = slot.offsetBytes / SECTOR_BYTES
     const fua = (slot.flags & NBD_CMD_FLAG_FUA) !== 0
+    slot.data = data
     this.#submit({ type: 'write', volume: this.#export.volume, sector, data, fua }, slot)
   }
 
@@ -226,8 +238,10 @@ export class Transmission {
     this.#export.submit(request, slot.done)
   }
 
-  #onDone(slot: Slot, error: ClientError | undefined, data: readonly Uint8Array[] | undefined): void {
+  #onDone(slot: Slot, error: ClientError | undefined, data?: readonly Uint8Array[], dataUnused?: boolean): void {
     assert(slot.active, 'a request was completed twice')
+    if (slot.data !== undefined && dataUnused === true) this.#buffers.give(slot.data)
+    slot.data = undefined
     const isZero = slot.type === NBD_CMD_TRIM || slot.type === NBD_CMD_WRITE_ZEROES
     if (isZero && error === undefined && slot.submittedBytes < slot.lengthBytes && !this.#muted) {
       this.#submitZero(slot)
@@ -312,8 +326,9 @@ export class Transmission {
       offsetBytes: 0,
       lengthBytes: 0,
       submittedBytes: 0,
+      data: undefined,
       active: false,
-      done: (error, data) => this.#onDone(slot, error, data),
+      done: (error, data, dataUnused) => this.#onDone(slot, error, data, dataUnused),
     }
     return slot
   }

@@ -1,5 +1,6 @@
 // What a replica offers to its users (the NBD server, the daemon, the simulator) and how it is told what to be. Types only.
 
+import type { BufferPool } from '../base/buffer-pool.ts'
 import type { Clock, Digests, Disk, Entropy, Handlers, Network } from './ports.ts'
 
 // ---- application requests -------------------------------------------------------------------------------------------
@@ -34,8 +35,11 @@ export interface ClientError {
   readonly message: string
 }
 
-/** `data`: for a read, the bytes in order, in one or more pieces. */
-export type ClientDone = (error: ClientError | undefined, data?: readonly Uint8Array[]) => void
+/**
+ * `data`: for a read, the bytes in order, in one or more pieces, which belong to the receiver. `dataUnused`: for a write,
+ * nobody looks at its data any more, the memory may be used again; false if the replica cannot tell.
+ */
+export type ClientDone = (error: ClientError | undefined, data?: readonly Uint8Array[], dataUnused?: boolean) => void
 
 // ---- administration -------------------------------------------------------------------------------------------------
 
@@ -128,6 +132,8 @@ export interface ReplicaPorts {
   readonly network: Network
   readonly digests: Digests
   readonly handlers: Handlers
+  /** Memory for received payloads. */
+  readonly buffers: BufferPool
   /** Opens the devices of a volume for `attach`; failures are DRBD's error numbers (104, 105, 114, ...). */
   openDevices(
     volume: number,

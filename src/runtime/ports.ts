@@ -48,8 +48,12 @@ export interface DiskExtent {
 
 /** Called by a link. After `onClose` no further callback comes. */
 export interface LinkHandler {
-  /** Bytes received, in order. The buffer belongs to the handler. */
+  /** Bytes received, in order. The memory is the link's again when the call returns. */
   onData(chunk: Uint8Array): void
+  /** Where the next received bytes may be put, never empty; a link that can calls `onFilled` then, instead of `onData`. */
+  target?(): Uint8Array
+  /** So many bytes were received into the beginning of what the last `target` gave. */
+  onFilled?(lengthBytes: number): void
   /** The outgoing queue of the link has been handed to the operating system completely. */
   onDrain(): void
   /** The link is gone, for whatever reason; not called after an own `close()`. */

@@ -2,6 +2,7 @@
 // carries out the engine's effects in order, turns completions into events, cuts large client requests into pieces that fit
 // one packet, and bounds what is in flight.
 
+import type { BufferPool } from '../base/buffer-pool.ts'
 import { AppError } from '../base/errors.ts'
 import type { DiskOp, Effect } from '../engine/effects.ts'
 import { Engine, type EngineOptions } from '../engine/engine.ts'
@@ -48,6 +49,7 @@ interface PendingRequest {
   piecesLeft: number
   error: ClientError | undefined
   readonly data: Uint8Array[]
+  dataUnused: boolean
 }
 
 interface Piece {
@@ -63,6 +65,8 @@ export class Replica implements ReplicaApi {
   readonly engine: Engine
   readonly #settings: ResourceSettings
   readonly #ports: ReplicaPorts
+  /** For payloads that are received. */
+  readonly #pool: BufferPool
   readonly #sockets = new Map<SocketId, Socket>()
   readonly #devices = new Map<number, OpenVolume>()
   readonly #pieces = new Map<number, Piece>()
@@ -83,6 +87,7 @@ export class Replica implements ReplicaApi {
   constructor(settings: ResourceSettings, ports: ReplicaPorts, options: EngineOptions = {}) {
     this.#settings = settings
     this.#ports = ports
+    this.#pool = ports.buffers
     this.engine = new Engine(settings, ports, options)
   }
 
@@ -90,9 +95,7 @@ export class Replica implements ReplicaApi {
 
   submit(request: ClientRequest, done: ClientDone): void {
     if (request.type === 'flush') {
-      this.#submitPieces({ done, bytes: 0, piecesLeft: 1, error: undefined, data: [] }, [
-        { type: 'client.flush', id: 0, volume: request.volume },
-      ])
+      this.#submitPieces(pendingRequest(done, 0, 1), [{ type: 'client.flush', id: 0, volume: request.volume }])
       return
     }
     const sectors = request.type === 'write' ? request.data.length / 512 : request.sectors
@@ -110,7 +113,7 @@ export class Replica implements ReplicaApi {
     }
     const events = this.#cut(request, sectors)
     const bytes = request.type === 'zero' ? 0 : sectors * 512
-    this.#submitPieces({ done, bytes, piecesLeft: events.length, error: undefined, data: [] }, events)
+    this.#submitPieces(pendingRequest(done, bytes, events.length), events)
   }
 
   /**
@@ -155,17 +158,19 @@ export class Replica implements ReplicaApi {
     this.#run()
   }
 
-  #onClientDone(id: number, error: ClientError | undefined, data: Uint8Array | undefined): void {
+  #onClientDone(effect: Extract<Effect, { type: 'client.done' }>): void {
+    const { id, error, data } = effect
     const piece = this.#pieces.get(id)
     if (piece === undefined) return
     this.#pieces.delete(id)
     const { request } = piece
     if (error !== undefined) request.error ??= error
     if (data !== undefined) request.data[piece.index] = data
+    if (!effect.dataUnused) request.dataUnused = false
     if (--request.piecesLeft > 0) return
     this.#inFlightBytes -= request.bytes
-    if (request.error !== undefined) request.done(request.error)
-    else request.done(undefined, request.data)
+    if (request.error !== undefined) request.done(request.error, undefined, request.dataUnused)
+    else request.done(undefined, request.data, request.dataUnused)
     this.#maybeAdmit()
   }
 
@@ -174,7 +179,7 @@ export class Replica implements ReplicaApi {
   }
 
   #answerLater(done: ClientDone, error: ClientError | undefined): void {
-    this.#ports.clock.wakeAt(this.#ports.clock.nowMs(), () => done(error, []))
+    this.#ports.clock.wakeAt(this.#ports.clock.nowMs(), () => done(error, [], true))
   }
 
   // ---- administration --------------------------------------------------------------------------------------------------------------
@@ -295,7 +300,7 @@ export class Replica implements ReplicaApi {
   #perform(effect: Effect): void {
     switch (effect.type) {
       case 'client.done':
-        this.#onClientDone(effect.id, effect.error, effect.data)
+        this.#onClientDone(effect)
         break
       case 'disk.read':
       case 'disk.write':
@@ -405,7 +410,9 @@ export class Replica implements ReplicaApi {
       error: { code: 'io' | 'no-space' | 'read-only' | 'gone'; message: string } | undefined,
       data?: Uint8Array,
     ): void => {
-      if (devices.pending.delete(op)) this.#push({ type: 'disk.done', op, error, data })
+      if (!devices.pending.delete(op)) return
+      if (effect.type === 'disk.write' && effect.lastUse === true) this.#pool.give(effect.data)
+      this.#push({ type: 'disk.done', op, error, data })
     }
     devices.pending.add(op)
     switch (effect.type) {
@@ -467,7 +474,7 @@ export class Replica implements ReplicaApi {
     const socket: Socket = {
       id,
       link,
-      framer: new Framer(H80_CONTEXT),
+      framer: new Framer(H80_CONTEXT, this.#pool),
       context: H80_CONTEXT,
       out: [],
       paused: false,
@@ -478,6 +485,12 @@ export class Replica implements ReplicaApi {
       onData: (chunk) => {
         if (socket.closed) return
         socket.framer.push(chunk)
+        this.#run()
+      },
+      target: () => socket.framer.target(),
+      onFilled: (lengthBytes) => {
+        if (socket.closed) return
+        socket.framer.filled(lengthBytes)
         this.#run()
       },
       onDrain: () => this.#maybeAdmit(),
@@ -508,6 +521,10 @@ export class Replica implements ReplicaApi {
     this.#events.push(event)
     this.#run()
   }
+}
+
+function pendingRequest(done: ClientDone, bytes: number, pieces: number): PendingRequest {
+  return { done, bytes, piecesLeft: pieces, error: undefined, data: [], dataUnused: true }
 }
 
 function closeDevices(devices: VolumeDevices): void {

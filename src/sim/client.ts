@@ -7,6 +7,7 @@ import type { Report } from './failure.ts'
 import type { History, LoggedRequest } from './history.ts'
 import type { SimHost } from './host.ts'
 import { decodeSectors, encodePayload, type SectorValue, ZERO_VALUE } from './payload.ts'
+import { POISON } from './poisoning-pool.ts'
 import type { Scheduler } from './scheduler.ts'
 
 /** One request of a client, as it stands at present. */
@@ -106,7 +107,8 @@ export class SimClient {
     }
     host.submit(
       request,
-      (error, data) => {
+      (error, data, dataUnused) => {
+        if (request.type === 'write' && dataUnused === true) request.data.fill(POISON)
         if (pending.settled) {
           this.#parts.report('client-contract', `${label} was answered twice`)
           return

@@ -21,6 +21,7 @@ import type { SimDiskDevice } from './disk.ts'
 import { SimEntropy } from './entropy.ts'
 import { type HandlersConfig, SimHandlers } from './handlers.ts'
 import type { HostName, SimNetwork } from './network.ts'
+import { PoisoningPool } from './poisoning-pool.ts'
 import type { Life, Scheduler } from './scheduler.ts'
 
 /** Builds the code under test for a host; the simulator itself knows only its interface. */
@@ -130,6 +131,7 @@ export class SimHost {
       network: network.port(this.name, life),
       digests: new SimDigests(),
       handlers: handlerPort,
+      buffers: new PoisoningPool(),
       openDevices: (_volume, done) => {
         scheduler.after(prng.intInclusive(0, OPEN_DEVICES_US_MAX), `${this.name} devices opened`, () => {
           if (!life.alive) return
@@ -322,9 +324,9 @@ export class SimHost {
       gone()
     }
     process.onGone.add(onGone)
-    const onDone: ClientDone = (error, data) => {
+    const onDone: ClientDone = (error, data, dataUnused) => {
       // An answer that was under way when the process died reaches nobody.
-      if (process.onGone.delete(onGone)) done(error, data)
+      if (process.onGone.delete(onGone)) done(error, data, dataUnused)
     }
     process.waiting.push({ request, done: onDone })
     this.#admit(process)

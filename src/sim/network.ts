@@ -16,6 +16,7 @@ import { assert } from '../base/assert.ts'
 import type { Prng } from '../base/prng.ts'
 import type { Link, LinkHandler, Network } from '../runtime/ports.ts'
 import type { Report } from './failure.ts'
+import { POISON } from './poisoning-pool.ts'
 import type { Life, Scheduled, Scheduler } from './scheduler.ts'
 import { hashBytes } from './trace.ts'
 
@@ -381,6 +382,7 @@ export class SimLink implements Link {
   #queuedBytes = 0
   /** Received and not yet read; `undefined` is the end of the stream. */
   #unread: (Uint8Array | undefined)[] = []
+  #reads = 0
   #resetReason: string | undefined
   #pumpScheduled = false
   #deliveryScheduled = false
@@ -567,7 +569,29 @@ export class SimLink implements Link {
       }
       this.#incoming.heldBytes -= bytes.length
       this.connection.peerOf(this).#schedulePump()
+      this.#hand(handler, bytes)
+    }
+  }
+
+  /** Now as a chunk whose memory is the link's again afterwards, now into the handler's memory. */
+  #hand(handler: LinkHandler, bytes: Uint8Array): void {
+    this.#reads++
+    if (this.#reads % 2 === 0 || handler.target === undefined) {
       handler.onData(bytes)
+      bytes.fill(POISON)
+      return
+    }
+    for (let at = 0; at < bytes.length && this.#open; ) {
+      if (this.#paused) {
+        this.#unread.unshift(bytes.subarray(at))
+        this.#incoming.heldBytes += bytes.length - at
+        return
+      }
+      const target = handler.target()
+      const lengthBytes = Math.min(target.length, bytes.length - at)
+      target.set(bytes.subarray(at, at + lengthBytes))
+      at += lengthBytes
+      handler.onFilled?.(lengthBytes)
     }
   }
 

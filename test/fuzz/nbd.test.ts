@@ -224,15 +224,15 @@ function connect(prng: Prng): Link {
     },
   })
   const feed = (to: NbdSession | NbdClient, bytes: Buffer): void => {
-    const target = prng.chance(1, 2) ? to.directTarget() : undefined
-    if (target === undefined) {
-      to.onData(new Uint8Array(bytes))
+    if (prng.chance(1, 2)) {
+      to.onData(bytes)
       return
     }
+    const target = to.target()
     const length = Math.min(bytes.length, target.length)
     target.set(bytes.subarray(0, length))
-    to.onDirectData(length)
-    if (length < bytes.length) to.onData(new Uint8Array(bytes.subarray(length)))
+    to.onFilled(length)
+    if (length < bytes.length) to.onData(bytes.subarray(length))
   }
   const link: Link = {
     client,

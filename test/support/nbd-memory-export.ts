@@ -44,11 +44,11 @@ export class MemoryDisk {
   }
 
   /** Completes a waiting request: the oldest or the one at `index`. */
-  complete(index = 0): void {
+  complete(index = 0, dataUnused?: boolean): void {
     const [waiting] = this.waiting.splice(index, 1)
     assert.ok(waiting, 'nothing to complete')
     if (waiting.fail !== undefined) waiting.done(waiting.fail)
-    else waiting.done(undefined, this.#run(waiting.request))
+    else waiting.done(undefined, this.#run(waiting.request), dataUnused)
   }
 
   completeAll(): void {

@@ -9,6 +9,7 @@ import { type DelayedNetwork, delayedNetwork } from '../../src/adapters/delayed-
 import { type FileDisk, openFileDisk } from '../../src/adapters/file-disk.ts'
 import { connectNbd, type NbdConnectionToServer } from '../../src/adapters/nbd-client.ts'
 import { NbdServer } from '../../src/adapters/nbd-server.ts'
+import { PAYLOAD_BUFFERS } from '../../src/adapters/payload-buffers.ts'
 import { SystemClock } from '../../src/adapters/system-clock.ts'
 import { SystemDigests } from '../../src/adapters/system-digests.ts'
 import { SystemEntropy } from '../../src/adapters/system-entropy.ts'
@@ -192,6 +193,7 @@ export class PairHost {
         entropy: new SystemEntropy(),
         digests: new SystemDigests(),
         handlers: this.#handlers(),
+        buffers: PAYLOAD_BUFFERS,
         openDevices: (_volume, done) => {
           setImmediate(() => {
             if (this.#running?.replica !== replica) return

@@ -25,6 +25,7 @@ import type {
 } from '../../src/runtime/ports.ts'
 import { Replica } from '../../src/runtime/replica.ts'
 import { SimDigests } from '../../src/sim/digests.ts'
+import { PoisoningPool } from '../../src/sim/poisoning-pool.ts'
 import { GENERATION, MemoryDisk, resourceSettings, type VolumeOptions } from './engine-driver.ts'
 
 const META_BYTES = 1024 * 1024
@@ -311,6 +312,7 @@ export function testReplica(
     entropy: new Prng(++world.seeds),
     network,
     digests: new SimDigests(),
+    buffers: new PoisoningPool(),
     handlers: { run: (_name, _environment, done) => world.later(() => done(7)) },
     openDevices: (volume, done) =>
       world.later(() => {

@@ -12,6 +12,7 @@
 //   nothing        failed or closed
 
 import { assert } from '../../base/assert.ts'
+import { ReceiveBuffer } from '../../base/receive-buffer.ts'
 import { KIB, MIB } from '../../base/units.ts'
 import { readU16, readU32, readU64 } from '../../wire/nbd/bytes.ts'
 import {
@@ -53,7 +54,6 @@ import {
   type StatusExtent,
   writeRequest,
 } from '../../wire/nbd/transmission.ts'
-import { ByteQueue } from '../byte-queue.ts'
 import { Gather } from '../gather.ts'
 import type { NbdOutput } from '../session.ts'
 import { type NbdClientError, NbdCommandError, NbdDisconnectedError, NbdProtocolError } from './errors.ts'
@@ -106,7 +106,7 @@ export class NbdClient {
   readonly #out: NbdOutput
   readonly #options: NbdClientOptions
   readonly #allocate: (lengthBytes: number) => Uint8Array
-  readonly #input = new ByteQueue()
+  readonly #input = new ReceiveBuffer()
   readonly #gather = new Gather()
   readonly #negotiation: ClientNegotiation
   readonly #commands = new Map<number, Command>()
@@ -118,6 +118,8 @@ export class NbdClient {
   /** Of `data`: the place in the command's data where the next byte goes, and where this piece of data ends. */
   #dataAt = 0
   #dataEnd = 0
+  /** Whether the last `target` was the place of a read. */
+  #direct = false
   #nextCookie = 0
   #ready = false
   #flushAnnounced = false
@@ -218,25 +220,27 @@ export class NbdClient {
 
   // ---- input --------------------------------------------------------------------------------------------------------
 
-  /** Received bytes. The chunk belongs to the client from now on. */
+  /** Received bytes; they are copied. */
   onData(chunk: Uint8Array): void {
     if (this.#expect === 'nothing') return
     this.#input.push(chunk)
     this.#pump()
   }
 
-  /** Where received bytes may be put directly: the rest of a large read. Then call `onDirectData`, not `onData`. */
-  directTarget(): Uint8Array | undefined {
-    if (this.#expect !== 'data' || this.#input.lengthBytes > 0) return undefined
-    if (this.#dataEnd - this.#dataAt < DIRECT_READ_BYTES_MIN) return undefined
-    return this.#dataOf(this.#current()).subarray(this.#dataAt, this.#dataEnd)
+  /** Where the next received bytes may be put: the place of a large read, or the input buffer. Then call `onFilled`. */
+  target(): Uint8Array {
+    const missing = this.#expect === 'data' && this.#input.lengthBytes === 0 ? this.#dataEnd - this.#dataAt : 0
+    this.#direct = missing >= DIRECT_READ_BYTES_MIN
+    return this.#direct ? this.#dataOf(this.#current()).subarray(this.#dataAt, this.#dataEnd) : this.#input.room()
   }
 
-  onDirectData(lengthBytes: number): void {
+  /** So many bytes were put at the beginning of what the last `target` gave. */
+  onFilled(lengthBytes: number): void {
     if (this.#expect === 'nothing') return
-    assert(this.#expect === 'data', 'direct data without a target')
-    this.#dataAt += lengthBytes
-    this.#current().receivedBytes += lengthBytes
+    if (this.#direct) {
+      this.#dataAt += lengthBytes
+      this.#current().receivedBytes += lengthBytes
+    } else this.#input.filled(lengthBytes)
     this.#pump()
   }
 
@@ -259,17 +263,18 @@ export class NbdClient {
     switch (this.#expect) {
       case 'greeting': {
         if (this.#input.lengthBytes < GREETING_BYTES) return false
-        const at = this.#input.takeHeader(GREETING_BYTES)
+        const { at, bytes } = this.#input
+        this.#input.consume(GREETING_BYTES)
         this.#expect = 'option-reply'
-        return this.#follow(this.#negotiation.onGreeting(decodeGreeting(this.#input.header, at)))
+        return this.#follow(this.#negotiation.onGreeting(decodeGreeting(bytes, at)))
       }
       case 'option-reply':
         return this.#onOptionReply()
       case 'export-name': {
         if (this.#input.lengthBytes < this.#negotiation.exportNameReplyBytes) return false
-        const at = this.#input.takeHeader(this.#negotiation.exportNameReplyBytes)
-        const header = this.#input.header
-        this.#negotiation.onExportNameReply(readU64(header, at), readU16(header, at + 8))
+        const { at, bytes } = this.#input
+        this.#input.consume(this.#negotiation.exportNameReplyBytes)
+        this.#negotiation.onExportNameReply(readU64(bytes, at), readU16(bytes, at + 8))
         return this.#follow('done')
       }
       case 'reply':
@@ -286,8 +291,9 @@ export class NbdClient {
   #onOptionReply(): boolean {
     if (this.#optionReply === undefined) {
       if (this.#input.lengthBytes < OPTION_REPLY_HEADER_BYTES) return false
-      const at = this.#input.takeHeader(OPTION_REPLY_HEADER_BYTES)
-      this.#optionReply = decodeOptionReplyHeader(this.#input.header, at)
+      const { at, bytes } = this.#input
+      this.#input.consume(OPTION_REPLY_HEADER_BYTES)
+      this.#optionReply = decodeOptionReplyHeader(bytes, at)
       if (this.#optionReply === undefined) return this.#broken('an option reply without its magic number')
     }
     const header = this.#optionReply
@@ -295,7 +301,7 @@ export class NbdClient {
       return this.#broken(`an option reply of ${header.lengthBytes} bytes`)
     if (this.#input.lengthBytes < header.lengthBytes) return false
     this.#optionReply = undefined
-    return this.#follow(this.#negotiation.onReply(header, this.#input.take(header.lengthBytes)))
+    return this.#follow(this.#negotiation.onReply(header, this.#take(header.lengthBytes)))
   }
 
   #follow(step: ClientNegotiationStep): boolean {
@@ -316,13 +322,14 @@ export class NbdClient {
 
   #onReplyHeader(): boolean {
     if (this.#input.lengthBytes < 4) return false
-    const magic = this.#input.peekU32()
+    const { at, bytes } = this.#input
+    const magic = readU32(bytes, at)
     const headerBytes = replyHeaderBytes(magic)
     if (headerBytes === undefined) return this.#broken(`a reply that begins with 0x${magic.toString(16)}`)
     if (this.#input.lengthBytes < headerBytes) return false
-    const at = this.#input.takeHeader(headerBytes)
+    this.#input.consume(headerBytes)
     const reply = this.#reply
-    readReplyHeader(this.#input.header, at, reply)
+    readReplyHeader(bytes, at, reply)
     const command = reply.cookieHigh === 0 ? this.#commands.get(reply.cookieLow) : undefined
     if (command === undefined) return this.#broken('a reply to a request that was not sent')
     this.#command = command
@@ -360,12 +367,13 @@ export class NbdClient {
     const { type, payloadBytes } = this.#reply
     if (type === NBD_REPLY_TYPE_OFFSET_DATA) {
       if (this.#input.lengthBytes < 8) return false
-      const at = this.#input.takeHeader(8)
-      const offsetBytes = readU64(this.#input.header, at)
+      const { at, bytes } = this.#input
+      this.#input.consume(8)
+      const offsetBytes = readU64(bytes, at)
       return this.#expectData(command, offsetBytes - command.offsetBytes, payloadBytes - 8)
     }
     if (this.#input.lengthBytes < payloadBytes) return false
-    const payload = this.#input.take(payloadBytes)
+    const payload = this.#take(payloadBytes)
     if (type >= NBD_REPLY_TYPE_FLAG_ERROR) {
       const error = decodeErrorPayload(type, payload)
       if (error === undefined) return this.#broken('an error chunk that does not fit')
@@ -406,15 +414,8 @@ export class NbdClient {
     const command = this.#current()
     const missing = this.#dataEnd - this.#dataAt
     if (missing > 0) {
-      if (command.data === undefined && missing === command.lengthBytes) {
-        if (this.#input.lengthBytes === 0) return false // perhaps all of it comes in one chunk
-        if (this.#input.isContiguous(missing)) {
-          command.data = this.#input.take(missing)
-          command.receivedBytes = missing
-          return this.#endOfReply(command)
-        }
-      }
-      const copied = this.#input.copyInto(this.#dataOf(command).subarray(0, this.#dataEnd), this.#dataAt)
+      if (this.#input.lengthBytes === 0) return false
+      const copied = this.#input.moveInto(this.#dataOf(command).subarray(0, this.#dataEnd), this.#dataAt)
       this.#dataAt += copied
       command.receivedBytes += copied
       if (this.#dataAt < this.#dataEnd) return false
@@ -433,6 +434,12 @@ export class NbdClient {
     this.#commands.delete(this.#reply.cookieLow)
     command.done(command.error, resultOf(command))
     return true
+  }
+
+  #take(lengthBytes: number): Uint8Array {
+    const taken = new Uint8Array(lengthBytes)
+    this.#input.moveInto(taken, 0)
+    return taken
   }
 
   #dataOf(command: Command): Uint8Array {
@@ -469,7 +476,7 @@ export class NbdClient {
     this.#ready = false
     this.flushOutput()
     this.#out.close()
-    this.#input.clear()
+    this.#input.consume(this.#input.lengthBytes)
     const commands = [...this.#commands.values()]
     this.#commands.clear()
     for (const command of commands) command.done(error, {})

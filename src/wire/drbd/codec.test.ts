@@ -395,5 +395,6 @@ function sourceOf(bytes: Uint8Array, packet: KnownPacket, context: WireContext):
     fixedView: new DataView(bytes.buffer, bytes.byteOffset, bytes.length),
     fixedAt: headerBytes,
     bodyBytes: (offset, length) => new Uint8Array(bytes.subarray(headerBytes + offset, headerBytes + offset + length)),
+    payload: (offset) => new Uint8Array(bytes.subarray(headerBytes + offset)),
   }
 }

@@ -62,8 +62,10 @@ export interface PacketSource {
   /** The fixed part stands in `fixedView` from `fixedAt` on. */
   readonly fixedView: DataView
   readonly fixedAt: number
-  /** Part of the body: a view where the bytes lie together, else a copy. */
+  /** A copy of a part of the body. */
   bodyBytes(offsetBytes: number, lengthBytes: number): Uint8Array
+  /** The payload of a data packet, from here to the end of the body: the caller's from now on. */
+  payload(offsetBytes: number): Uint8Array
 }
 
 /** Reads a packet whose length has been found right for its entry under this context. */
@@ -133,7 +135,7 @@ function decodeData(entry: PacketEntry, source: PacketSource, context: WireConte
     sequence: view.getUint32(at + 16),
     flags: view.getUint32(at + 20),
     digest: source.bodyBytes(FIXED_24, context.integrityBytes),
-    payload: source.bodyBytes(payloadAt, source.lengthBytes - payloadAt),
+    payload: source.payload(payloadAt),
   }
 }
 

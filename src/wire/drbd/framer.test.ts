@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { contexts, packetsOf, packetTypes } from '../../../test/support/drbd-packets.ts'
+import { BufferPool } from '../../base/buffer-pool.ts'
 import { AppError } from '../../base/errors.ts'
 import { Prng } from '../../base/prng.ts'
 import { encodePacket, type WireContext } from './codec.ts'
@@ -122,31 +123,104 @@ test('a length that was right is looked at again under the new context', () => {
   assert.throws(() => framer.next(), WrongLengthError)
 })
 
-// ---- views and copies -----------------------------------------------------------------------------------------------
+// ---- payloads -------------------------------------------------------------------------------------------------------
 
-test('a payload within one chunk is a view of it, also when the header came before', () => {
-  const bytes = encode(write)
-  for (const cut of [0, 5, 16, 30, 40]) {
-    const framer = new Framer(CONTEXT)
-    framer.push(bytes.slice(0, cut))
-    const chunk = bytes.slice(cut)
-    framer.push(chunk)
-    const packet = framer.next() as PacketOf<'P_DATA'>
-    assert.deepEqual(packet, write)
-    assert.equal(packet.payload.buffer, chunk.buffer, `cut at ${cut}`)
+/** Puts the bytes where the framer wants them, in reads of at most `readBytes`; the packets that come of it. */
+function receive(framer: Framer, bytes: Uint8Array, readBytes: number): { packets: Packet[]; targets: Uint8Array[] } {
+  const packets: Packet[] = []
+  const targets: Uint8Array[] = []
+  for (let at = 0; at < bytes.length; ) {
+    const target = framer.target()
+    assert.ok(target.length > 0)
+    targets.push(target)
+    const part = bytes.subarray(at, at + Math.min(target.length, readBytes))
+    target.set(part)
+    framer.filled(part.length)
+    at += part.length
+    for (let packet = framer.next(); packet !== undefined; packet = framer.next()) packets.push(packet)
+  }
+  return { packets, targets }
+}
+
+test('a payload is copied out of what was received, into memory of the pool', () => {
+  const pool = new BufferPool(MIB)
+  const framer = new Framer(CONTEXT, pool)
+  const chunk = encode(write)
+  framer.push(chunk)
+  chunk.fill(0)
+  const packet = framer.next() as PacketOf<'P_DATA'>
+  framer.push(new Uint8Array(5000)) // to where it was received
+  assert.deepEqual(packet, write)
+  const before = pool.freeBytes
+  pool.give(packet.payload)
+  assert.equal(pool.freeBytes, before + 4096, 'the payload is a buffer of the pool')
+})
+
+test('a large payload is received in its place, with what comes before and after it in the same reads', () => {
+  for (const integrityBytes of [0, 20]) {
+    const context = { ...CONTEXT, integrityBytes }
+    const digest = new Uint8Array(integrityBytes).fill(7)
+    const large = { ...write, digest, payload: new Uint8Array(MIB).map((_, i) => i * 7) }
+    const small = { ...write, digest }
+    const packets: Packet[] = [small, large, large, small, large]
+    const bytes = new Uint8Array(Buffer.concat(packets.map((packet) => encode(packet, context))))
+    for (const readBytes of [7001, 100_000, 5 * MIB]) {
+      const framer = new Framer(context, new BufferPool(MIB))
+      const received = receive(framer, bytes, readBytes)
+      assert.ok(received.packets.length === packets.length)
+      for (const [i, packet] of received.packets.entries()) assert.ok(sameData(packet, packets[i]), `packet ${i}`)
+      const inPlace = received.packets.filter((packet) =>
+        received.targets.some((target) => target.buffer === (packet as PacketOf<'P_DATA'>).payload.buffer),
+      )
+      assert.equal(inPlace.length, 3)
+    }
   }
 })
 
-test('a payload across chunks is copied, once, into a buffer of its own', () => {
-  const bytes = encode(write)
-  const framer = new Framer(CONTEXT)
-  const chunks = [bytes.slice(0, 1000), bytes.slice(1000, 1001), bytes.slice(1001)]
-  for (const chunk of chunks) framer.push(chunk)
-  const packet = framer.next() as PacketOf<'P_DATA'>
-  assert.deepEqual(packet, write)
-  assert.ok(chunks.every((chunk) => chunk.buffer !== packet.payload.buffer))
-  assert.equal(packet.payload.buffer.byteLength, packet.payload.length)
+function sameData(one: Packet, other: Packet | undefined): boolean {
+  const { payload, ...head } = one as PacketOf<'P_DATA'>
+  const { payload: expected, ...expectedHead } = other as PacketOf<'P_DATA'>
+  assert.deepEqual(head, expectedHead)
+  return Buffer.compare(payload, expected) === 0
+}
+
+test('what is pushed while a payload is received in its place goes there as well', () => {
+  const large = { ...write, payload: new Uint8Array(MIB).map((_, i) => i * 3) }
+  const bytes = new Uint8Array(Buffer.concat([encode(large), encode(write)]))
+  const framer = new Framer(CONTEXT, new BufferPool(MIB))
+  const first = receive(framer, bytes.subarray(0, 200_000), 50_000)
+  assert.deepEqual(first.packets, [])
+  assert.equal(framer.bufferedBytes, 200_000)
+  framer.setContext({ ...CONTEXT, integrityBytes: 20 }) // holds from the next packet on
+  framer.push(bytes.subarray(200_000))
+  assert.ok(sameData(framer.next() as Packet, large))
+  framer.setContext(CONTEXT)
+  assert.deepEqual(framer.next(), write)
 })
+
+test('packets that wait in the framer do not disturb a read that is under way', () => {
+  const large = { ...write, payload: new Uint8Array(200_000 - (200_000 % 512)).map((_, i) => i * 5) }
+  const bytes = new Uint8Array(Buffer.concat([encode(write), encode(large), encode(write)]))
+  const framer = new Framer(CONTEXT, new BufferPool(MIB))
+  framer.push(bytes.subarray(0, 60_000))
+  const target = framer.target() // of a read that began before the packets are taken
+  assert.deepEqual(framer.next(), write)
+  assert.equal(framer.next(), undefined)
+  target.set(bytes.subarray(60_000, 60_000 + target.length))
+  const readBytes = Math.min(target.length, bytes.length - 60_000)
+  framer.filled(readBytes)
+  const rest = receive(framer, bytes.subarray(60_000 + readBytes), 30_000)
+  const packets = [...packetsIn(framer), ...rest.packets]
+  assert.equal(packets.length, 2)
+  assert.ok(sameData(packets[0] as Packet, large))
+  assert.deepEqual(packets[1], write)
+})
+
+function packetsIn(framer: Framer): Packet[] {
+  const packets: Packet[] = []
+  for (let packet = framer.next(); packet !== undefined; packet = framer.next()) packets.push(packet)
+  return packets
+}
 
 test('bufferedBytes counts what has been pushed and not returned', () => {
   const bytes = encode(write)
@@ -375,7 +449,7 @@ test('an unknown packet without a payload, between two others', () => {
 
 // ---- anything -------------------------------------------------------------------------------------------------------
 
-function drain(framer: Framer): number {
+function countPackets(framer: Framer): number {
   let packets = 0
   try {
     for (let packet = framer.next(); packet !== undefined; packet = framer.next()) packets++
@@ -388,7 +462,7 @@ function drain(framer: Framer): number {
 test('random bytes give packets and typed errors only', () => {
   fc.assert(
     fc.property(contexts, fc.uint8Array({ maxLength: 300 }), (context, bytes) => {
-      drain(framerWith(bytes, context))
+      countPackets(framerWith(bytes, context))
     }),
     { numRuns: 500 },
   )
@@ -405,7 +479,7 @@ test('random bodies behind right headers give packets and typed errors only', ()
       const body = new Uint8Array(lengthBytesMin + multipleOf * prng.intInclusive(0, span))
       prng.fill(body)
       if (prng.chance(1, 2)) body.fill(0, 0, 2) // a sector that is small enough
-      packets += drain(framerWith(Buffer.concat([h100(entry.command, body.length), body]), context))
+      packets += countPackets(framerWith(Buffer.concat([h100(entry.command, body.length), body]), context))
     }
   }
   assert.ok(packets > 700, `only ${packets} bodies were accepted`)
@@ -419,7 +493,7 @@ test('packets with one byte changed give packets and typed errors only', () => {
     for (let round = 0; round < 60; round++) {
       const changed = Uint8Array.from(bytes)
       changed[prng.intInclusive(0, Math.min(changed.length, 100) - 1)] = prng.u32() & 0xff
-      packets += drain(framerWith(changed, readContextOf(type, CONTEXT)))
+      packets += countPackets(framerWith(changed, readContextOf(type, CONTEXT)))
     }
   }
   assert.ok(packets > 700, `only ${packets} packets were accepted`)
