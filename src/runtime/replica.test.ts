@@ -18,17 +18,19 @@ const MIB_SECTORS = 2048
 interface Outcome {
   error?: ClientError | undefined
   data?: Uint8Array
+  dataUnused?: boolean | undefined
   done: boolean
 }
 
 function submit({ replica }: TestReplica, request: ClientRequest): Outcome {
   const outcome: Outcome = { done: false }
   let inside = true
-  replica.submit(request, (error, data) => {
+  replica.submit(request, (error, data, dataUnused) => {
     assert.equal(inside, false, 'no completion inside of submit')
     assert.equal(outcome.done, false, 'completed once')
     outcome.done = true
     outcome.error = error
+    outcome.dataUnused = dataUnused
     if (data !== undefined) outcome.data = new Uint8Array(Buffer.concat(data))
   })
   inside = false
@@ -104,6 +106,31 @@ describe('requests', () => {
     const back = submit(side, read(1, data.length / 512))
     world.run()
     assert.deepEqual(back.data, data)
+  })
+
+  it('says that the data of a write is unused only when neither disk nor link can still look at it', () => {
+    for (const [protocol, unused] of [
+      ['C', true],
+      ['B', true],
+      ['A', false], // it may still wait to be sent
+    ] as const) {
+      const { world, a } = pair({ settings: { protocol } })
+      assert.equal(a.command({ type: 'primary', force: false }), 0)
+      const outcome = submit(a, write(8, sectorsOf(8, 0x77)))
+      world.run()
+      assert.deepEqual([outcome.done, outcome.error, outcome.dataUnused], [true, undefined, unused])
+    }
+    const { world, a } = pair()
+    assert.equal(a.command({ type: 'primary', force: false }), 0)
+    const own = a.data[0] ?? assert.fail()
+    own.hold = (text) => text.startsWith('write')
+    const outcome = submit(a, write(8, sectorsOf(8, 0x77)))
+    world.run()
+    assert.deepEqual([own.held.length, outcome.done], [1, false])
+    a.replica.command({ type: 'detach', volume: 0, force: true }, () => {})
+    world.run()
+    assert.deepEqual([outcome.done, outcome.error], [true, undefined], 'it is on the peer')
+    assert.equal(outcome.dataUnused, false, 'the old disk is still at work on it')
   })
 
   it('pieces of a read that complete in another order are put together in order', () => {
