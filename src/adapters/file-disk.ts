@@ -17,6 +17,7 @@ import { GIB, KIB, MIB, SECTOR_BYTES } from '../base/units.ts'
 import type { Disk, DiskDone, DiskError, DiskExtent } from '../runtime/ports.ts'
 import { type DiskRole, diskError } from './disk-errors.ts'
 import { type OpenedDevice, openDevice } from './open-device.ts'
+import { PAYLOAD_BUFFERS } from './payload-buffers.ts'
 import {
   ERRNO,
   errnoName,
@@ -76,9 +77,6 @@ export interface FileDisk extends Disk {
 }
 
 const SYNC_BYTES_MAX_DEFAULT = 128 * KIB
-/** Read buffers are cut from slabs: a tenth of the cost of a buffer each. A slab lives as long as any of its pieces. */
-const SLAB_BYTES = 256 * KIB
-const SLAB_PIECE_BYTES_MAX = 64 * KIB
 /** How much one call zeroes, so that it does not hold a pool thread for long: holes are cheap, BLKZEROOUT may write. */
 const ZERO_FILE_BYTES_MAX = GIB
 const ZERO_BLOCK_BYTES_MAX = 64 * MIB
@@ -109,7 +107,8 @@ class OpenFileDisk implements FileDisk, TurnEndWorker {
   readonly #writeGate = new SyncGate()
   /** While a flush runs a write may wait for the file system's journal: another matter, judged on its own. */
   readonly #writeInFlushGate = new SyncGate()
-  readonly #slab: Slab
+  /** Addresses of the array buffers that were read into. */
+  readonly #addresses = new WeakMap<ArrayBufferLike, number>()
   readonly #statistics: FileDiskStatistics = {
     syncReads: 0,
     syncWrites: 0,
@@ -147,7 +146,6 @@ class OpenFileDisk implements FileDisk, TurnEndWorker {
     this.sizeBytes = device.sizeBytes
     this.#posix = posix
     this.#syncBytesMax = syncBytesMax
-    this.#slab = new Slab(posix)
     this.#readsCached = posix !== undefined
     const blockBytes = this.isBlockDevice ? (posix?.logicalBlockBytes(this.#fd) ?? 0) : 0
     // File systems zero any range; and without FFI nothing is zeroed natively.
@@ -171,10 +169,10 @@ class OpenFileDisk implements FileDisk, TurnEndWorker {
 
   read(offsetBytes: number, lengthBytes: number, done: DiskDone): void {
     if (!this.#accepts(offsetBytes, lengthBytes, done)) return
-    const buffer = this.#slab.take(lengthBytes)
+    const buffer = PAYLOAD_BUFFERS.take(lengthBytes)
     let readBytes = 0
     if (lengthBytes <= this.#syncBytesMax) {
-      readBytes = this.#readsCached ? this.#readCached(offsetBytes, lengthBytes) : this.#readGated(buffer, offsetBytes)
+      readBytes = this.#readsCached ? this.#readCached(buffer, offsetBytes) : this.#readGated(buffer, offsetBytes)
       if (readBytes === lengthBytes) {
         this.#statistics.syncReads++
         completeAtTurnEnd(this, done, undefined, buffer)
@@ -185,10 +183,15 @@ class OpenFileDisk implements FileDisk, TurnEndWorker {
     this.#readInPool(buffer, readBytes, offsetBytes, done)
   }
 
-  /** Into the piece that was taken from the slab last. Gives the bytes read, 0 if the rest is for the pool. */
-  #readCached(offsetBytes: number, lengthBytes: number): number {
+  /** Gives the bytes read, 0 if the rest is for the pool. */
+  #readCached(buffer: Uint8Array, offsetBytes: number): number {
     const posix = this.#posix as Posix
-    const result = posix.readCached(this.#fd, this.#slab.lastAddress, lengthBytes, offsetBytes)
+    let address = this.#addresses.get(buffer.buffer)
+    if (address === undefined) {
+      address = posix.addressOf(buffer) - buffer.byteOffset
+      this.#addresses.set(buffer.buffer, address)
+    }
+    const result = posix.readCached(this.#fd, address + buffer.byteOffset, buffer.length, offsetBytes)
     if (result >= 0) return result
     if (result === -ERRNO.EAGAIN) this.#statistics.uncachedReads++
     // This file system or kernel has no such read. Any other error will come again in the pool, and be reported.
@@ -517,39 +520,4 @@ function isUnsupported(result: number): boolean {
   return (
     result === -ERRNO.EOPNOTSUPP || result === -ERRNO.ENOSYS || result === -ERRNO.EINVAL || result === -ERRNO.ENOTTY
   )
-}
-
-/** Cuts read buffers from larger ones and knows their address. */
-class Slab {
-  readonly #posix: Posix | undefined
-  #buffer: Buffer = Buffer.alloc(0)
-  #baseAddress = 0
-  #usedBytes = 0
-  #lastAddress = 0
-
-  constructor(posix: Posix | undefined) {
-    this.#posix = posix
-  }
-
-  /** Of the piece taken last. */
-  get lastAddress(): number {
-    return this.#lastAddress
-  }
-
-  take(lengthBytes: number): Uint8Array {
-    if (lengthBytes > SLAB_PIECE_BYTES_MAX) {
-      const own = Buffer.allocUnsafeSlow(lengthBytes)
-      this.#lastAddress = this.#posix?.addressOf(own) ?? 0
-      return own
-    }
-    if (this.#usedBytes + lengthBytes > this.#buffer.length) {
-      this.#buffer = Buffer.allocUnsafeSlow(SLAB_BYTES)
-      this.#baseAddress = this.#posix?.addressOf(this.#buffer) ?? 0
-      this.#usedBytes = 0
-    }
-    const startBytes = this.#usedBytes
-    this.#usedBytes += lengthBytes
-    this.#lastAddress = this.#baseAddress + startBytes
-    return this.#buffer.subarray(startBytes, startBytes + lengthBytes)
-  }
 }

@@ -188,6 +188,7 @@ export class NbdSession {
 
   /** There may be room again: the output was sent, or the export admits requests again. */
   resume(): void {
+    if (this.#out.queuedBytes === 0 && this.#gather.lengthBytes === 0) this.#transmission?.onAllSent()
     this.#pump()
   }
 

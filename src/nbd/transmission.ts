@@ -86,6 +86,8 @@ export interface Slot extends Cookie {
 const ERROR_DONE: ChunkKind = { flags: NBD_REPLY_FLAG_DONE, type: NBD_REPLY_TYPE_ERROR }
 const STATUS_DONE: ChunkKind = { flags: NBD_REPLY_FLAG_DONE, type: NBD_REPLY_TYPE_BLOCK_STATUS }
 const NONE_DONE: ChunkKind = { flags: NBD_REPLY_FLAG_DONE, type: NBD_REPLY_TYPE_NONE }
+/** Buffers that are remembered until they have been sent; a client that never lets the queue run dry gets fresh ones. */
+const SENT_DATA_MAX = 1024
 /** Characters of an error message that go to the client. */
 const MESSAGE_CHARACTERS_MAX = 1000
 
@@ -113,6 +115,8 @@ export class Transmission {
   #inFlightBytes = 0
   /** The client is gone: completions are counted, not answered. */
   #muted = false
+  /** Data of reads, since everything was last sent. */
+  #sentData: Uint8Array[] = []
 
   /** `onSettled` is called after each completion, its reply being in the gather. */
   constructor(options: {
@@ -141,6 +145,12 @@ export class Transmission {
 
   mute(): void {
     this.#muted = true
+  }
+
+  /** Nothing of what was gathered waits to be sent any more. */
+  onAllSent(): void {
+    for (const data of this.#sentData) this.#buffers.give(data)
+    this.#sentData.length = 0
   }
 
   /** Serves a request that passed the checks and is not a WRITE. */
@@ -272,7 +282,10 @@ export class Transmission {
     } else {
       this.replySuccess(slot)
     }
-    for (const piece of pieces) this.#gather.append(piece)
+    for (const piece of pieces) {
+      this.#gather.append(piece)
+      if (this.#sentData.length < SENT_DATA_MAX) this.#sentData.push(piece)
+    }
   }
 
   #replyEmptyRead(cookie: Cookie): void {
