@@ -173,6 +173,38 @@ describe('WRITE', () => {
     writeOne(3n, undefined)
   })
 
+  test('the memory of a read is used again only when everything has been sent', () => {
+    const buffers = new BufferPool(MIB)
+    class PooledDisk extends MemoryDisk {
+      override submit(...[asked, done]: Parameters<MemoryDisk['submit']>): void {
+        super.submit(asked, (error, data) => {
+          const copies = data?.map((piece) => {
+            const copy = buffers.take(piece.length)
+            copy.set(piece)
+            return copy
+          })
+          done(error, copies)
+        })
+      }
+    }
+    const disk = new PooledDisk(MIB)
+    const peer = new HandMadePeer({ exports: new MemoryExports({ r0: disk }), buffers }).turn().enter()
+    peer.push(request({ type: READ, cookie: 1n, length: 4096 }))
+    disk.complete()
+    const before = buffers.freeBytes
+    peer.session.resume()
+    assert.equal(buffers.freeBytes, before, 'gathered')
+    peer.queuedBytes = 4096
+    peer.turn()
+    peer.session.resume()
+    assert.equal(buffers.freeBytes, before, 'on its way')
+    peer.queuedBytes = 0
+    peer.session.resume()
+    assert.equal(buffers.freeBytes, before + 4096)
+    peer.session.resume()
+    assert.equal(buffers.freeBytes, before + 4096, 'once')
+  })
+
   test('the rest of a large payload can be received directly into its place', () => {
     const { peer, disk } = setUp()
     const data = pattern(512 * KIB, 7)
