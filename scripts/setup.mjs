@@ -2,13 +2,12 @@
 // `node scripts/setup.mjs demo|test|long|bench`. It runs before anything is installed, so it is plain JavaScript without
 // dependencies. Three steps, each left out when there is nothing to do:
 //
-//   npm packages     if node_modules is missing, incomplete or older than package-lock.json. Not with `npm ci`: that refuses
-//                    a lock file that lacks an optional package of some other platform, and npm writes such files.
+//   npm packages     `npm ci`, if node_modules is missing, incomplete or older than package-lock.json
 //   Debian packages  those whose files are missing; as root with apt-get they are installed, else they are named, and what
 //                    needs them says so itself (tests skip with the reason). In CI (CI=true) a failure here ends the run.
 //   build            tsc, if a source is newer, gone or added since the last build
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { delimiter, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -51,13 +50,8 @@ function installNpmPackages() {
   const mark = 'node_modules/.package-lock.json' // npm writes it last, so it is missing after a broken installation
   const installedMs = modifiedMs(mark)
   if (installedMs !== undefined && installedMs >= modifiedMs('package-lock.json')) return
-  say(`npm install: node_modules is ${installedMs === undefined ? 'missing' : 'older than package-lock.json'}`)
-  // --no-save: what package-lock.json names is installed, and the file stays as it is.
-  if (!run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'])) {
-    fail('npm install failed, see above')
-  }
-  const now = new Date()
-  utimesSync(join(root, mark), now, now) // npm leaves it alone if there was nothing to change
+  say(`npm ci: node_modules is ${installedMs === undefined ? 'missing' : 'older than package-lock.json'}`)
+  if (!run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'])) fail('npm ci failed, see above')
 }
 
 function installDebianPackages(names) {

@@ -1,11 +1,10 @@
 // Goal: the tree keeps its own rules: who imports whom, how long a file may be, nothing unfinished, nothing of the machine that
 // it was made on. docs/architecture.md says why the folders are apart; the linter holds the same rules for values where it can,
 // this test also those for types.
-// Method: read every file that git knows or would take; simple scans, no parser.
+// Method: read every file that .gitignore does not leave out; simple scans, no parser.
 
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
 import { describe, it } from 'node:test'
 import { repositoryRoot } from '../support/root.ts'
@@ -59,15 +58,21 @@ interface SourceFile {
   readonly text: string
 }
 
-function filesOfTheTree(): string[] {
-  const git = spawnSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], {
-    cwd: repositoryRoot,
-    encoding: 'utf8',
-    maxBuffer: 64 * 1024 * 1024,
+/** What .gitignore leaves; not asked of git, which may not be installed, or not own the folder. */
+function filesOfTheTree(folder = ''): string[] {
+  return readdirSync(join(repositoryRoot, folder), { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name)
+    const name = entry.isDirectory() ? `${entry.name}/` : entry.name
+    if (entry.name === '.git' || ignored.some((pattern) => pattern.test(name))) return []
+    return entry.isDirectory() ? filesOfTheTree(path) : [path]
   })
-  assert.equal(git.status, 0, `git ls-files: ${git.stderr}`)
-  return git.stdout.split('\0').filter((path) => path !== '' && existsSync(join(repositoryRoot, path)))
 }
+
+/** Lines of .gitignore: names with stars, those of folders with a slash at the end. */
+const ignored = readFileSync(join(repositoryRoot, '.gitignore'), 'utf8')
+  .split('\n')
+  .filter((line) => line !== '')
+  .map((line) => new RegExp(`^${line.replaceAll('.', '\\.').replaceAll('*', '.*')}$`))
 
 const paths = filesOfTheTree()
 const read = (path: string): SourceFile => ({ path, text: readFileSync(join(repositoryRoot, path), 'utf8') })
@@ -214,6 +219,18 @@ describe('nothing of the machine that it was made on', () => {
     const lock = readFileSync(join(repositoryRoot, 'package-lock.json'), 'utf8')
     assert.doesNotMatch(lock, /"resolved"/)
     assert.match(lock, /"integrity"/)
+  })
+
+  it('package-lock.json has an entry for each optional package of every platform, or npm ci would refuse it', () => {
+    const lock = JSON.parse(readFileSync(join(repositoryRoot, 'package-lock.json'), 'utf8')) as {
+      readonly packages: Readonly<Record<string, { readonly optionalDependencies?: Readonly<Record<string, string>> }>>
+    }
+    const wanted = Object.values(lock.packages).flatMap((entry) => Object.keys(entry.optionalDependencies ?? {}))
+    assert.ok(wanted.length > 0)
+    assertNone(
+      wanted.filter((name) => !(`node_modules/${name}` in lock.packages)),
+      'packages without an entry',
+    )
   })
 
   it('no absolute path of a machine, no host of a package registry', () => {
