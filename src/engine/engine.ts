@@ -290,7 +290,8 @@ export class Engine {
     if (name !== FENCE_HANDLER_NAME) return
     this.#fencing = false
     this.log('info', `the fence-peer handler ended with ${exitCode}`)
-    if (this.#lossFenced !== this.#losses) {
+    const lost = this.volumes.some((volume) => volume.state.conn < C_CONNECTED)
+    if (this.#lossFenced !== this.#losses && lost) {
       // The peer has been back in between: what was true for the earlier loss may not be for this one.
       this.#runFencing()
       return

@@ -280,8 +280,12 @@ export class Negotiation {
     if (this.#needsDecision(peer, own)) {
       const decided = this.#decide(peer, real)
       if (decided === undefined) return
-      if (decided === 'peer-attach-failed') real = D_DISKLESS
-      else conn = decided
+      if (decided === 'peer-attach-failed') {
+        // The peer waits for our state to come to the same end.
+        real = D_DISKLESS
+        this.sendUuids(0)
+        this.sendState()
+      } else conn = decided
     }
     this.#adopt(peer, own, real, conn)
   }

@@ -7,6 +7,7 @@ import type { DiskError } from '../runtime/ports.ts'
 import type { ActivityLog, ActivityUser } from './activity.ts'
 import type { DiskOp } from './effects.ts'
 import type { ReceivedEpoch, SentEpoch } from './epochs.ts'
+import type { MetadataStore } from './metadata-store.ts'
 import type { VolumeIo } from './volume-io.ts'
 
 /**
@@ -67,6 +68,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   localPending = false
   localFlushing = false
   localError: ClientErrorCode | undefined
+  /** The attached disk that has it; one that is attached anew has not. */
+  writtenTo: MetadataStore | undefined
   /** Sent with data, verdict of the peer outstanding. */
   peerPending = false
   /** Its data may still wait to be sent: only an answer of the peer tells that it has left. */
@@ -107,7 +110,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
 
   onActivityGranted(): void {
     this.activity = this.io.volume.activity
-    this.io.enqueueLocal(this)
+    if (this.active) this.io.restart(this)
+    else this.io.enqueueLocal(this)
   }
 
   onActivityFailed(error: DiskError): void {

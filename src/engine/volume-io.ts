@@ -181,7 +181,7 @@ export class VolumeIo {
     this.peer.pump()
     for (const write of this.#restarts.splice(0)) {
       if (this.volume.holdsWrites || this.#blocked(write)) this.#restarts.push(write)
-      else this.#startWrite(write)
+      else this.#startHot(write)
     }
     if (this.#waiting.length === 0) return
     const waiting = this.#waiting
@@ -222,7 +222,7 @@ export class VolumeIo {
       case 'local-write':
         this.activate(request)
         if (this.volume.holdsWrites) this.#restarts.push(request)
-        else this.#startWrite(request)
+        else this.#startHot(request)
         break
       case 'peer-read':
         this.activate(request)
@@ -313,6 +313,23 @@ export class VolumeIo {
 
   // ---- writes ----------------------------------------------------------------------------------------------------------
 
+  /** A disk that was attached since the write came has a log of its own, in which its extents have to be hot as well. */
+  #startHot(write: LocalWrite): void {
+    const { activity } = this.volume
+    if (write.activity !== activity) {
+      this.#releaseActivity(write)
+      if (activity !== undefined && !activity.acquire(write)) return
+      write.activity = activity
+    }
+    this.#startWrite(write)
+  }
+
+  /** Its extents are hot now. */
+  restart(write: LocalWrite): void {
+    this.#restarts.push(write)
+    this.pumpNeeded = true
+  }
+
   /** Disk and peer, at once. The request is active and nothing that overlaps is in its way. */
   #startWrite(write: LocalWrite): void {
     const volume = this.volume
@@ -322,6 +339,7 @@ export class VolumeIo {
     write.onPeer = false
     write.maySetInSync = false
     write.localError = undefined
+    write.writtenTo = undefined
     write.refused = false
     const [fromBit, toBit] = blocksTouched(write.sector, write.sectors)
     engine.connection.epochs.assign(write)
@@ -424,7 +442,7 @@ export class VolumeIo {
       const [from, to] = blocksTouched(write.sector, write.sectors)
       this.volume.bitmap?.set(from, to)
       this.volume.onDataError(error, 'write')
-    }
+    } else write.writtenTo = this.volume.store
     this.pumpNeeded = true
     this.#maybeComplete(write)
   }
@@ -515,6 +533,11 @@ export class VolumeIo {
     }
     if (!write.onPeer && !this.volume.mayCompleteAlone) {
       this.#completeLater(write)
+      return
+    }
+    if (!write.onPeer && write.writtenTo !== this.volume.store) {
+      // It went to the peer alone, and the disk that this host goes on with was attached later: the peer takes it nowhere.
+      this.restart(write)
       return
     }
     write.completed = true

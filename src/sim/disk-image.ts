@@ -150,6 +150,15 @@ export class SimDiskImage {
     }
   }
 
+  /** Another disk is put in the place of this one: nothing was ever written to it. */
+  replace(): void {
+    this.#dirty.clear()
+    for (const page of this.pageNumbers()) {
+      this.#pages.delete(page)
+      this.onChange(page * PAGE_BYTES, PAGE_BYTES)
+    }
+  }
+
   /** Silent corruption: one bit of a sector that exists flips, in the cache and on the medium. False if all are holes. */
   rot(prng: Prng, offsetBytes: number, lengthBytes: number): boolean {
     this.#checkRange(offsetBytes, lengthBytes)
@@ -159,14 +168,19 @@ export class SimDiskImage {
       if (this.#pages.has(Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES))) candidates.push(sector)
     }
     if (candidates.length === 0) return false
-    const sector = prng.pick(candidates)
+    this.rotByte(prng, prng.pick(candidates) * SECTOR_BYTES + prng.intInclusive(0, SECTOR_BYTES - 1))
+    return true
+  }
+
+  /** One bit of this byte flips, in the cache and on the medium. */
+  rotByte(prng: Prng, offsetBytes: number): void {
+    const sector = Math.floor(offsetBytes / SECTOR_BYTES)
     const bytes = this.read(sector * SECTOR_BYTES, SECTOR_BYTES)
-    const at = prng.intInclusive(0, SECTOR_BYTES - 1)
+    const at = offsetBytes % SECTOR_BYTES
     bytes[at] = (bytes[at] as number) ^ (1 << prng.intInclusive(0, 7))
     this.#dirty.delete(sector)
     this.#store(sector, bytes)
     this.onChange(sector * SECTOR_BYTES, SECTOR_BYTES)
-    return true
   }
 
   #putSector(sector: number, sequence: number, bytes: Uint8Array): void {

@@ -45,7 +45,7 @@ export interface DiskFault {
   times: number
 }
 
-type OperationKind = 'read' | 'write' | 'zero' | 'flush'
+export type OperationKind = 'read' | 'write' | 'zero' | 'flush'
 
 interface Operation {
   readonly kind: OperationKind
@@ -62,7 +62,8 @@ interface Operation {
 export class SimDiskDevice {
   readonly name: string
   readonly image: SimDiskImage
-  readonly config: DiskConfig
+  /** A disk may become slower, and fast again. */
+  config: DiskConfig
   /** Every operation fails with this code: the disk was pulled out, or is read-only. */
   broken: DiskErrorCode | undefined
   readonly #scheduler: Scheduler
@@ -73,6 +74,8 @@ export class SimDiskDevice {
   #queuedBytes = 0
   /** Called for every submission and completion. */
   onActivity: () => void = () => {}
+  /** Called for every submission, before it takes any effect; faults wait for their moment here. */
+  onSubmit: (kind: OperationKind, offsetBytes: number) => void = () => {}
 
   constructor(
     scheduler: Scheduler,
@@ -141,6 +144,7 @@ export class SimDiskDevice {
     this.#queue.add(operation)
     this.#queuedBytes += lengthBytes
     this.onActivity()
+    this.onSubmit(kind, offsetBytes)
     this.#scheduler.after(this.#drawLatencyUs(kind), `${label} done`, () => {
       // A crash has emptied the queue: the operation has had the effect that it had.
       if (!this.#queue.delete(operation)) return

@@ -32,6 +32,8 @@ export const HANDLERS_DEFAULTS: HandlersConfig = { fencingAgent: 'kill', delayUs
 export interface HandlersOwner {
   readonly host: string
   readonly life: Life
+  /** A handler is started. */
+  onRun(name: string): void
   /** What a fencing agent does to the other host. */
   killPeer(agent: 'power-off' | 'kill'): void
 }
@@ -55,6 +57,7 @@ export class SimHandlers implements Handlers {
     const { host, life } = this.#owner
     if (!life.alive) return
     this.#scheduler.note(`${host} handler ${name} starts`)
+    this.#owner.onRun(name)
     const agent = this.#config.fencingAgent
     if (name === 'fence-peer' && agent === 'hangs') return
     this.running++

@@ -40,6 +40,10 @@ export interface HostParts {
   killPeer(agent: 'power-off' | 'kill'): void
   /** Called when something happened that a quiet world would not do. */
   onActivity(): void
+  /** A handler command of the host is started. */
+  onHandler(name: string): void
+  /** The status of the replica changed. */
+  onStatus(status: ResourceStatus): void
   /** Called just before the power of the host fails, while its process is still there. */
   onPowerCut(): void
   /** Called when the process ended, by whatever cause. */
@@ -87,6 +91,7 @@ export class SimHost {
   #starts = 0
   #promoting = false
   #coarseStatus = ''
+  #currentUuid = 0n
 
   constructor(name: HostName, parts: HostParts) {
     this.name = name
@@ -124,6 +129,7 @@ export class SimHost {
       host: this.name,
       life,
       killPeer,
+      onRun: (name) => this.#parts.onHandler(name),
     })
     const ports: ReplicaPorts = {
       clock: new SimClock(scheduler, prngOfLife.fork('clock'), this.#parts.clock, { host: this.name, life }),
@@ -229,9 +235,18 @@ export class SimHost {
     return this.#process?.replica.status()
   }
 
+  /** The generation that the host held last, also if it does not run any more; without bit 0, which tells the role. */
+  get currentUuid(): bigint {
+    return this.#currentUuid
+  }
+
   /** Whether the process runs on a disk that is up to date. */
   get hasNewestData(): boolean {
     return this.status()?.volumes.every((volume) => volume.disk === 'UpToDate') ?? false
+  }
+
+  get isDiskless(): boolean {
+    return this.status()?.volumes.some((volume) => volume.disk === 'Diskless') ?? false
   }
 
   get isPrimary(): boolean {
@@ -264,6 +279,8 @@ export class SimHost {
   #onStatusChange(): void {
     const status = this.status()
     if (status === undefined) return
+    this.#currentUuid = (status.volumes[0]?.uuids.current ?? 0n) & ~1n
+    this.#parts.onStatus(status)
     const coarse = coarseStatus(status)
     if (coarse !== this.#coarseStatus) {
       this.#coarseStatus = coarse

@@ -53,7 +53,8 @@ interface Listener {
 }
 
 export class SimNetwork {
-  readonly config: NetworkConfig
+  /** A network may become slower, and fast again. */
+  config: NetworkConfig
   readonly scheduler: Scheduler
   readonly prng: Prng
   readonly report: Report
@@ -116,6 +117,18 @@ export class SimNetwork {
   halfOpen(connection?: Connection): void {
     this.scheduler.note(connection === undefined ? 'all connections half-open' : `${connection.name} half-open`)
     for (const each of connection === undefined ? this.connections : [connection]) each.silent = true
+  }
+
+  /** Nothing passes on one connection until `resume`; the others go on: what they carry overtakes it. */
+  stall(connection: Connection): void {
+    this.scheduler.note(`${connection.name} stalls`)
+    connection.stalled = true
+  }
+
+  resume(connection: Connection): void {
+    this.scheduler.note(`${connection.name} goes on`)
+    connection.stalled = false
+    for (const end of connection.ends) end.outgoing.schedule(0)
   }
 
   /** The kernel of the host closes the sockets of a process that is gone. */
@@ -288,6 +301,8 @@ export class Connection {
   readonly ends: readonly [SimLink, SimLink]
   /** Half-open: nothing passes any more. */
   silent = false
+  /** Nothing passes for a while. */
+  stalled = false
 
   constructor(network: SimNetwork, number: number, client: { host: HostName; life: Life; peerLife: Life }) {
     this.name = `#${number}`
@@ -358,7 +373,8 @@ class Stream {
   #arrive(): void {
     this.#arrival = undefined
     // Blocked: it stays where it is; whoever removes the obstacle schedules again.
-    if (this.#sender.connection.silent || !this.#network.passes(this.#sender.host)) return
+    const { silent, stalled } = this.#sender.connection
+    if (silent || stalled || !this.#network.passes(this.#sender.host)) return
     const segment = this.#segments.shift()
     if (segment === undefined) return
     this.schedule(0)

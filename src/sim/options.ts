@@ -18,6 +18,8 @@ export interface WorldOptions {
   readonly clocks: { readonly a: Omit<ClockConfig, 'startUs'>; readonly b: Omit<ClockConfig, 'startUs'> }
   readonly handlers: HandlersConfig
   readonly settings: ResourceSettings
+  /** What one host has otherwise than `settings` says. */
+  readonly differences: { readonly a: HostDifferences; readonly b: HostDifferences }
   /** Fresh disks are declared equal, or synchronised as a whole. */
   readonly initialSync: 'skip' | 'full'
   /** Which hosts become Primary as soon as they may. */
@@ -25,6 +27,21 @@ export interface WorldOptions {
   /** One step in this many asks what a power cut at that moment would leave; 0: never. */
   readonly powerCutQuestionEvery: number
 }
+
+/** Settings that need not be equal on both hosts. */
+export type HostDifferences = Partial<
+  Pick<
+    ResourceSettings,
+    | 'pingIntMs'
+    | 'pingTimeoutMs'
+    | 'timeoutMs'
+    | 'koCount'
+    | 'connectIntMs'
+    | 'inFlightBytesMax'
+    | 'maxEpochSize'
+    | 'useRle'
+  >
+> & { readonly volume?: Partial<VolumeSettings> }
 
 /** What a scenario may fix. */
 export interface WorldChoice {
@@ -34,6 +51,7 @@ export interface WorldChoice {
   readonly handlers?: Partial<HandlersConfig>
   readonly settings?: Partial<Omit<ResourceSettings, 'volumes'>>
   readonly volume?: Partial<VolumeSettings>
+  readonly differences?: { readonly a?: HostDifferences; readonly b?: HostDifferences }
   readonly initialSync?: 'skip' | 'full'
   readonly primaries?: readonly ('a' | 'b')[]
   readonly powerCutQuestionEvery?: number
@@ -54,6 +72,7 @@ export function drawOptions(seed: number, prng: Prng, choice: WorldChoice): Worl
     clocks: { a: drawClock(clock), b: drawClock(clock) },
     handlers: { ...HANDLERS_DEFAULTS, fencingAgent: choices.pick(['kill', 'power-off'] as const), ...choice.handlers },
     settings: drawSettings(fork('settings'), choice),
+    differences: { a: choice.differences?.a ?? {}, b: choice.differences?.b ?? {} },
     initialSync: choice.initialSync ?? (choices.chance(1, 8) ? 'full' : 'skip'),
     primaries: choice.primaries ?? ['a', 'b'],
     powerCutQuestionEvery: choice.powerCutQuestionEvery ?? 50,
@@ -132,9 +151,15 @@ function drawSettings(prng: Prng, choice: WorldChoice): ResourceSettings {
   }
 }
 
+/** The settings of one host. */
+export function settingsOf({ settings, differences }: WorldOptions, host: 'a' | 'b'): ResourceSettings {
+  const { volume, ...own } = differences[host]
+  return { ...settings, ...own, volumes: settings.volumes.map((each) => ({ ...each, ...volume })) }
+}
+
 /** One line for each group, for the head of a run. */
 export function describeOptions(options: WorldOptions): string[] {
-  const { settings, network, disks, clocks, handlers } = options
+  const { settings, network, disks, clocks, handlers, differences } = options
   return [
     `device ${options.deviceBytes} bytes, initial sync ${options.initialSync}, primaries ${options.primaries.join(' ')}`,
     `network ${fields(network)}`,
@@ -143,6 +168,7 @@ export function describeOptions(options: WorldOptions): string[] {
     `clock a ${fields(clocks.a)}; b ${fields(clocks.b)}; handlers ${fields(handlers)}`,
     `settings ${fields({ ...settings, volumes: '' })}`,
     ...settings.volumes.map((volume) => `volume ${fields(volume)}`),
+    `only a ${JSON.stringify(differences.a)}; only b ${JSON.stringify(differences.b)}`,
   ]
 }
 

@@ -11,8 +11,10 @@ import { World } from './world.ts'
 export interface ScenarioOptions {
   /** Seeds that a run over all scenarios plays. */
   readonly seeds: number
-  /** What the story fixes; the rest is drawn. */
-  readonly world?: WorldChoice
+  /** What the story fixes, for all seeds or for each; the rest is drawn. */
+  readonly world?: WorldChoice | ((seed: number) => WorldChoice)
+  /** What the story itself draws, for the head of a run. */
+  readonly describe?: (seed: number) => readonly string[]
   /** The story itself ends the world; `finish` is not called. */
   readonly endsItself?: boolean
   /** A scenario that must fail, and the checkers of which one must find it. */
@@ -55,7 +57,8 @@ export function runScenario(
 ): RunResult {
   const trace = new Trace()
   if (onLine !== undefined) trace.follow(onLine)
-  const world = new World(seed, options.world ?? {}, createReplica, trace)
+  const choice = typeof options.world === 'function' ? options.world(seed) : options.world
+  const world = new World(seed, choice ?? {}, createReplica, trace)
   let failure: CheckFailure | undefined
   try {
     world.boot()
@@ -67,7 +70,7 @@ export function runScenario(
   return {
     scenario: name,
     seed,
-    drawn: describeOptions(world.options),
+    drawn: [...describeOptions(world.options), ...(options.describe?.(seed) ?? [])],
     failure,
     steps: world.scheduler.steps,
     virtualMs: world.nowMs,

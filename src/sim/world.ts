@@ -2,22 +2,26 @@
 // from one seed. A scenario drives it with runFor, runUntil and runUntilQuiet; `finish` ends all faults and demands that
 // the world comes to rest as the contract says (design: safety first with faults on, then faults off and progress).
 
+import { assert } from '../base/assert.ts'
 import { Prng } from '../base/prng.ts'
 import { KIB, MIB, SECTOR_BYTES } from '../base/units.ts'
 import { createMetadata } from '../meta/create.ts'
 import { DEFAULT_AL_GEOMETRY, internalLayout } from '../meta/layout.ts'
+import type { ResourceSettings, ResourceStatus } from '../runtime/api.ts'
+import { Administrator } from './administrator.ts'
 import { checkMemory, limitsFor, type MemoryLimits } from './checkers/bounded-memory.ts'
 import { checkHistory } from './checkers/durability.ts'
+import { checkOneWriter } from './checkers/one-writer.ts'
 import { OutOfSyncInvariant } from './checkers/out-of-sync-invariant.ts'
 import { checkAnswered, checkConverged } from './checkers/progress.ts'
 import { checkReplicasEqual } from './checkers/replicas-equal.ts'
 import { type PendingRequest, SimClient } from './client.ts'
-import { SimDiskDevice } from './disk.ts'
+import { type OperationKind, SimDiskDevice } from './disk.ts'
 import { CheckFailure, type FailureKind } from './failure.ts'
 import { History } from './history.ts'
 import { type CreateReplica, SimHost } from './host.ts'
 import { type HostName, otherHost, SimNetwork } from './network.ts'
-import { drawOptions, type WorldChoice, type WorldOptions } from './options.ts'
+import { drawOptions, settingsOf, type WorldChoice, type WorldOptions } from './options.ts'
 import { Scheduler } from './scheduler.ts'
 import { Trace } from './trace.ts'
 
@@ -26,8 +30,16 @@ export const REQUEST_BYTES_MAX = MIB
 const MEMORY_CHECK_EVERY = 32
 const READ_BACK_SECTORS_MAX = (64 * KIB) / SECTOR_BYTES
 const STEPS_MAX = 3_000_000
+const NO_GENERATIONS = { current: 0n, bitmap: 0n, history1: 0n, history2: 0n }
 /** A whole resync of the largest device of the scenarios, at the slowest rate that they draw. */
 const IN_SYNC_MS_MAX = 300_000
+
+/** What a story may want to see as it happens; called in the middle of a turn: schedule, do not act. */
+export interface WorldObserver {
+  onStatus?(host: HostName, status: ResourceStatus): void
+  onSubmit?(host: HostName, kind: OperationKind, offsetBytes: number): void
+  onHandler?(host: HostName, name: string): void
+}
 
 export class World {
   readonly options: WorldOptions
@@ -38,6 +50,9 @@ export class World {
   readonly prng: Prng
   /** Virtual time without any activity after which the world counts as quiet. Longer than any time-out of the protocol. */
   readonly quietMs: number
+  observer: WorldObserver = {}
+  /** Hosts whose metadata was damaged on purpose: the administrator may have to make them anew. */
+  readonly damaged = new Set<HostName>()
   readonly #hosts: { readonly a: SimHost; readonly b: SimHost }
   readonly #workloadPrng: Prng
   readonly #invariant: OutOfSyncInvariant
@@ -47,6 +62,8 @@ export class World {
   #failure: CheckFailure | undefined
   #lastActivityUs = 0
   #writers = 0
+  /** Hosts that are to be Primary when faults have ended. */
+  #primaries: readonly HostName[]
   /** Called by `finish` before anything else, for workloads to stop. */
   readonly #onFinish: (() => void)[] = []
 
@@ -54,6 +71,7 @@ export class World {
     const root = new Prng(seed)
     const options = drawOptions(seed, root.fork('options'), choice)
     this.options = options
+    this.#primaries = options.primaries
     this.scheduler = new Scheduler(trace)
     this.prng = root.fork('scenario')
     this.#workloadPrng = root.fork('workload')
@@ -71,13 +89,15 @@ export class World {
     this.#hosts = { a: host('a'), b: host('b') }
     const { a, b } = this.#hosts
     this.#invariant = new OutOfSyncInvariant({ name: 'a', image: a.device.image }, { name: 'b', image: b.device.image })
-    const { inFlightBytesMax, timeoutMs, koCount, connectIntMs, pingIntMs } = options.settings
+    const both = (['a', 'b'] as const).map((name) => settingsOf(options, name))
+    const most = (of: (settings: ResourceSettings) => number): number => Math.max(...both.map(of))
     this.#memoryLimits = limitsFor({
-      inFlightBytesMax,
+      inFlightBytesMax: most((each) => each.inFlightBytesMax),
       requestBytesMax: REQUEST_BYTES_MAX,
       deviceBytes: options.deviceBytes,
     })
-    this.quietMs = 2 * Math.max(connectIntMs, pingIntMs) + timeoutMs * Math.max(1, koCount) + 1_000
+    const retryMs = most((each) => Math.max(each.connectIntMs, each.pingIntMs))
+    this.quietMs = 2 * retryMs + most((each) => each.timeoutMs * Math.max(1, each.koCount)) + 1_000
   }
 
   host(name: HostName): SimHost {
@@ -211,6 +231,22 @@ export class World {
     this.#keepAlive = options
   }
 
+  /** Whether a host runs on data that are as new as those of the other one, dead or alive, or newer. */
+  hasAllOf(name: HostName, other: HostName): boolean {
+    const host = this.host(name)
+    if (!host.hasNewestData) return false
+    // An UpToDate disk of an older generation is what a host believes that has not met its peer yet.
+    const { current, bitmap, history1, history2 } = host.status()?.volumes[0]?.uuids ?? NO_GENERATIONS
+    return [current, bitmap, history1, history2].some((uuid) => (uuid & ~1n) === this.host(other).currentUuid)
+  }
+
+  /** From now on another host is to be Primary. */
+  moveRole(from: HostName, to: HostName): void {
+    this.#primaries = this.#primaries.map((name) => (name === from ? to : name))
+    this.host(from).wantsPrimary = false
+    this.host(to).wantsPrimary = true
+  }
+
   onFinish(call: () => void): void {
     this.#onFinish.push(call)
   }
@@ -223,8 +259,9 @@ export class World {
     for (const host of this.hosts) {
       host.device.clearFaults()
       host.start()
-      if (this.options.primaries.includes(host.name)) this.wantPrimary(host.name)
+      if (this.#primaries.includes(host.name)) this.wantPrimary(host.name)
     }
+    new Administrator(this).start()
     this.runUntilQuiet({ stepsMax })
     this.checkAtRest()
     this.readBack()
@@ -278,13 +315,14 @@ export class World {
 
   #createHost(name: HostName, device: SimDiskDevice, prng: Prng, createReplica: CreateReplica): SimHost {
     device.onActivity = () => this.#onActivity()
+    device.onSubmit = (kind, offsetBytes) => this.observer.onSubmit?.(name, kind, offsetBytes)
     return new SimHost(name, {
       scheduler: this.scheduler,
       prng,
       network: this.network,
       device,
       createReplica,
-      settings: this.options.settings,
+      settings: settingsOf(this.options, name),
       clock: { ...this.options.clocks[name], startUs: prng.intInclusive(0, 1_000_000_000) },
       handlers: this.options.handlers,
       killPeer: (agent) => {
@@ -293,6 +331,11 @@ export class World {
         else peer.powerCut()
       },
       onActivity: () => this.#onActivity(),
+      onHandler: (handler) => this.observer.onHandler?.(name, handler),
+      onStatus: (status) => {
+        this.#checkWriters()
+        this.observer.onStatus?.(name, status)
+      },
       onPowerCut: () => this.#onPowerCut(name),
       onGone: () => this.#onGone(name, prng),
     })
@@ -303,8 +346,15 @@ export class World {
    * may be gone: from here on the history is judged as one after a power loss (checkers/durability.ts).
    */
   #onPowerCut(name: HostName): void {
-    const other = this.host(otherHost(name))
-    if (!other.hasNewestData) this.history.powerLoss()
+    if (!this.hasAllOf(otherHost(name), name)) this.history.powerLoss()
+  }
+
+  /** With fencing that freezes there is never more than one line of generations that is written to. */
+  #checkWriters(): void {
+    if (this.options.settings.fencing !== 'resource-and-stonith') return
+    const [a, b] = this.hosts as readonly [SimHost, SimHost]
+    const violation = checkOneWriter(a.status(), b.status())
+    if (violation !== undefined) this.report('one-writer', violation)
   }
 
   #onGone(name: HostName, prng: Prng): void {
@@ -324,13 +374,23 @@ export class World {
     return this.hosts.every((host) => !host.isBusy)
   }
 
+  /** Creates the metadata of a host that does not run, as `create-md` does; `newDisk`: on a disk that was never used. */
+  replaceMetadata(name: HostName, { newDisk }: { newDisk: boolean }): void {
+    const host = this.host(name)
+    assert(!host.isRunning, `${name} runs on the metadata that are to be replaced`)
+    this.scheduler.note(`${name} gets new metadata${newDisk ? ' on a new disk' : ''}`)
+    if (newDisk) host.device.image.replace()
+    this.#format(host)
+    this.damaged.delete(name)
+  }
+
   #format(host: SimHost): void {
     const { image } = host.device
     const layout = internalLayout(image.sizeBytes, DEFAULT_AL_GEOMETRY)
     const writes = createMetadata({
       layout,
       geometry: DEFAULT_AL_GEOMETRY,
-      alExtents: this.options.settings.volumes[0]?.alExtents ?? 1237,
+      alExtents: settingsOf(this.options, host.name).volumes[0]?.alExtents ?? 1237,
       deviceUuid: this.prng.u64(),
       kind: 'internal',
     })

@@ -21,6 +21,7 @@ const AL_UPDATES = 64
 const AL_CONTEXT = 919
 const AL_FREE = 0xffffffff
 const AL_SLOTS_MAX = 65534
+const AL_BLOCKS = 8
 
 export interface RecoveredBitmap {
   /** Blocks of the device as last agreed; 0 if it never was. */
@@ -33,7 +34,7 @@ export interface RecoveredBitmap {
 /** Where the metadata of an image begins: data end there. */
 export function internalDataBytes(imageBytes: number): number {
   const superblock = superblockOffset(imageBytes)
-  return superblock - 8 * MD_BLOCK_BYTES - MD_BLOCK_BYTES * Math.ceil(imageBytes / (128 * 1024 * 1024))
+  return superblock - AL_BLOCKS * MD_BLOCK_BYTES - MD_BLOCK_BYTES * Math.ceil(imageBytes / (128 * 1024 * 1024))
 }
 
 const superblockOffset = (imageBytes: number): number => imageBytes - (imageBytes % MD_BLOCK_BYTES) - MD_BLOCK_BYTES
@@ -44,6 +45,7 @@ export function readRecoveredBitmap(read: ReadImage, imageBytes: number): Recove
   const superblock = viewOf(read(md, MD_BLOCK_BYTES))
   const magic = superblock.getUint32(60)
   if (magic !== MAGIC_CLEAN && magic !== MAGIC_UNCLEAN) return undefined
+  if (!isPlausible(superblock, imageBytes)) return undefined
   const sizeSectors = Number(superblock.getBigUint64(0))
   const current = superblock.getBigUint64(8)
   const flags = superblock.getUint32(56)
@@ -56,9 +58,7 @@ export function readRecoveredBitmap(read: ReadImage, imageBytes: number): Recove
     (flags & FLAG_FULL_SYNC) !== 0 ||
     (wasPrimary && (flags & FLAG_AL_DISABLED) !== 0)
   const bits = read(md + superblock.getInt32(76) * SECTOR_BYTES, alignedTo512(Math.ceil(blocks / 8)))
-  const stripes = superblock.getUint32(88) || 1
-  const stripeBlocks = superblock.getUint32(92) || 8
-  const log = { offsetBytes: md + superblock.getInt32(68) * SECTOR_BYTES, stripes, stripeBlocks }
+  const log = { offsetBytes: md + superblock.getInt32(68) * SECTOR_BYTES, blocks: logBlocksOf(superblock) }
   const hot = wasPrimary ? hotExtents(read, log) : new Set<number>()
   return {
     blocks,
@@ -68,16 +68,44 @@ export function readRecoveredBitmap(read: ReadImage, imageBytes: number): Recove
   }
 }
 
+/** Whether the areas are where they have to be on this device. */
+function isPlausible(superblock: DataView, imageBytes: number): boolean {
+  const logBlocks = logBlocksOf(superblock)
+  const logBytes = -superblock.getInt32(68) * SECTOR_BYTES
+  const bitmapAt = superblockOffset(imageBytes) + superblock.getInt32(76) * SECTOR_BYTES
+  return (
+    superblock.getBigUint64(0) * BigInt(SECTOR_BYTES) <= BigInt(imageBytes) &&
+    logBytes === logBlocks * MD_BLOCK_BYTES &&
+    bitmapAt >= 0 &&
+    bitmapAt + logBytes < superblockOffset(imageBytes)
+  )
+}
+
+const logBlocksOf = (superblock: DataView): number =>
+  (superblock.getUint32(88) || 1) * (superblock.getUint32(92) || AL_BLOCKS)
+
 interface LogPlace {
   readonly offsetBytes: number
-  readonly stripes: number
-  readonly stripeBlocks: number
+  readonly blocks: number
+}
+
+/** Number of the block of the log that was written last; undefined if there is none. Default geometry. */
+export function newestLogBlock(read: ReadImage, imageBytes: number): number | undefined {
+  const md = superblockOffset(imageBytes)
+  let newest: { block: number; transaction: number } | undefined
+  for (let block = 0; block < AL_BLOCKS; block++) {
+    const view = viewOf(read(md - (AL_BLOCKS - block) * MD_BLOCK_BYTES, MD_BLOCK_BYTES))
+    if (view.getUint32(0) !== AL_MAGIC || view.getUint16(12) === AL_TYPE_INITIALIZED) continue
+    const transaction = view.getUint32(4)
+    if (newest === undefined || ((transaction - newest.transaction) | 0) > 0) newest = { block, transaction }
+  }
+  return newest?.block
 }
 
 /** Section 5.5: the slots after all valid transactions, oldest first. */
 function hotExtents(read: ReadImage, log: LogPlace): Set<number> {
   const transactions: DataView[] = []
-  for (let block = 0; block < log.stripes * log.stripeBlocks; block++) {
+  for (let block = 0; block < log.blocks; block++) {
     const bytes = read(log.offsetBytes + block * MD_BLOCK_BYTES, MD_BLOCK_BYTES)
     const view = viewOf(bytes)
     if (view.getUint32(0) !== AL_MAGIC || view.getUint16(12) === AL_TYPE_INITIALIZED) continue
