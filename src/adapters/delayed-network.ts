@@ -226,7 +226,7 @@ class LabLink implements Link, LinkHandler {
       return
     }
     for (const chunk of chunks) {
-      this.#held.push(chunk)
+      this.#held.push(new Uint8Array(chunk)) // it counts as sent, its memory may be used again
       this.#heldBytes += chunk.length
     }
     this.#network.clock.wakeAt(this.#network.clock.nowMs(), () => {

@@ -64,7 +64,7 @@ export interface LinkHandler {
 export interface Link {
   setHandler(handler: LinkHandler): void
   /**
-   * Queues bytes in order. The buffers must not change until they are gone. What is sent within one turn leaves in as few
+   * Queues bytes in order. The buffers must not change until they are gone (`queuedBytes` is 0, or `onDrain` was called). What is sent within one turn leaves in as few
    * system calls as possible (the adapter gathers until the turn ends).
    */
   send(chunks: readonly Uint8Array[]): void

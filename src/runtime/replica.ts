@@ -33,6 +33,8 @@ interface Socket {
   context: WireContext
   /** Encoded packets of this turn. */
   out: Uint8Array[]
+  /** Data that was read for the peer, since the link last had nothing left to send. */
+  readonly sentData: Uint8Array[]
   paused: boolean
   closed: boolean
 }
@@ -56,6 +58,9 @@ interface Piece {
   readonly request: PendingRequest
   readonly index: number
 }
+
+/** Buffers that are remembered until they have been sent. */
+const SENT_DATA_MAX = 1024
 
 const CLOSED: DiskError = { code: 'gone', message: 'the device is closed' }
 
@@ -315,6 +320,9 @@ export class Replica implements ReplicaApi {
         const socket = this.#sockets.get(effect.socket)
         if (socket === undefined || socket.closed) break
         encodePacket(effect.packet, socket.context, socket.out)
+        if (effect.packet.type === 'P_RS_DATA_REPLY' || effect.packet.type === 'P_DATA_REPLY') {
+          if (socket.sentData.length < SENT_DATA_MAX) socket.sentData.push(effect.packet.payload)
+        }
         this.#touched.add(socket)
         break
       }
@@ -477,6 +485,7 @@ export class Replica implements ReplicaApi {
       framer: new Framer(H80_CONTEXT, this.#pool),
       context: H80_CONTEXT,
       out: [],
+      sentData: [],
       paused: false,
       closed: false,
     }
@@ -493,7 +502,10 @@ export class Replica implements ReplicaApi {
         socket.framer.filled(lengthBytes)
         this.#run()
       },
-      onDrain: () => this.#maybeAdmit(),
+      onDrain: () => {
+        if (socket.out.length === 0) for (const data of socket.sentData.splice(0)) this.#pool.give(data)
+        this.#maybeAdmit()
+      },
       onClose: (reason) => {
         if (socket.closed) return
         socket.closed = true
