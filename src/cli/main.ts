@@ -6,6 +6,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 
 import type { CommandName } from '../control/api.ts'
 import { programVersion } from '../control/version.ts'
+import { PACKET_KINDS } from '../runtime/packet-trace.ts'
 import {
   type Context,
   createContext,
@@ -106,6 +107,7 @@ function buildProgram(choose: Choose): Command {
     .showHelpAfterError('(`coprime help` lists the commands)')
   addStateCommands(program, choose)
   addQueries(program, choose)
+  addTrace(program, choose)
   addOffline(program, choose)
   addDaemon(program, choose)
   addLab(program, choose)
@@ -176,6 +178,26 @@ function addQueries(program: Command, choose: Choose): void {
         }),
       )
   }
+}
+
+function addTrace(program: Command, choose: Choose): void {
+  program
+    .command('trace')
+    .description('packets between the two hosts, as they pass')
+    .argument('<resource>')
+    .option('-k, --kind <kinds...>', `only these: ${PACKET_KINDS.join(', ')} (default: all but ping)`)
+    .addOption(new Option('-n, --count <packets>', 'end after so many').argParser(count))
+    .action((name: string, given: object) =>
+      choose(async (context) => {
+        const { runTrace } = await import('./trace.ts')
+        return runTrace(context, name, given)
+      }),
+    )
+}
+
+function count(text: string): string {
+  if (!/^[1-9][0-9]{0,8}$/.test(text)) throw new InvalidArgumentError('It is no number of packets.')
+  return text
 }
 
 function seconds(text: string): string {

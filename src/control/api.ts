@@ -4,6 +4,7 @@
 //   GET  /status                        HostReport
 //   GET  /resources/NAME                ResourceReport
 //   POST /resources/NAME/commands       CommandRequest -> CommandReply
+//   GET  /resources/NAME/packets       one PacketEvent per line, from now on; not on the dashboard's port
 //   GET  /events                        one ControlEvent per line; begins with all resources and `ready`
 //   GET  /link, POST /link              LinkReport, LinkRequest -> LinkReport; only with --lab-link
 //   GET  /metrics                       Prometheus text
@@ -12,6 +13,7 @@
 // The dashboard's port has the GET half of it. Numbers of 64 bits are hexadecimal strings.
 
 import type { AdminResult, VolumeStatus } from '../runtime/api.ts'
+import type { PacketRecord } from '../runtime/packet-trace.ts'
 
 export const COMMAND_NAMES = [
   'up',
@@ -113,6 +115,9 @@ export interface HostReport {
 }
 
 export type ControlEvent = { readonly type: 'resource'; readonly resource: ResourceReport } | { readonly type: 'ready' }
+
+/** One line of /resources/NAME/packets. `missed`: the reader was too slow for so many. */
+export type PacketEvent = PacketRecord | { readonly missed: number }
 
 /** One line on the daemon's standard output (with --json) once it can be reached. */
 export interface DaemonReady {

@@ -9,6 +9,7 @@ import type {
   HostReport,
   LinkReport,
   LinkRequest,
+  PacketEvent,
   ResourceReport,
 } from './api.ts'
 import { ControlError } from './errors.ts'
@@ -45,6 +46,19 @@ export class ControlClient {
 
   /** Events from now on, until the daemon ends (then a ControlError) or `stop` is called. */
   watch(onEvent: (event: ControlEvent) => void, onEnd: (error: ControlError) => void): { stop(): void } {
+    return this.#lines('/events', onEvent, onEnd)
+  }
+
+  /** Packets of a resource from now on; ends as `watch` does. */
+  watchPackets(
+    resource: string,
+    onEvent: (event: PacketEvent) => void,
+    onEnd: (error: ControlError) => void,
+  ): { stop(): void } {
+    return this.#lines(`/resources/${encodeURIComponent(resource)}/packets`, onEvent, onEnd)
+  }
+
+  #lines<T>(path: string, onLine: (line: T) => void, onEnd: (error: ControlError) => void): { stop(): void } {
     let over = false
     const end = (error: ControlError): void => {
       if (over) return
@@ -52,9 +66,9 @@ export class ControlClient {
       sent.destroy()
       onEnd(error)
     }
-    const sent = this.#send('GET', '/events', undefined, (reply) => {
+    const sent = this.#send('GET', path, undefined, (reply) => {
       if (reply.statusCode !== 200) {
-        end(new ControlError('E_CONTROL_ANSWER', `${this.socketPath}: events are answered with ${reply.statusCode}`))
+        end(new ControlError('E_CONTROL_ANSWER', `${this.socketPath}: ${path} is answered with ${reply.statusCode}`))
         return
       }
       let rest = ''
@@ -62,7 +76,7 @@ export class ControlClient {
       reply.on('data', (text: string) => {
         const lines = (rest + text).split('\n')
         rest = lines.pop() ?? ''
-        for (const line of lines) if (!over && line !== '') onEvent(JSON.parse(line) as ControlEvent)
+        for (const line of lines) if (!over && line !== '') onLine(JSON.parse(line) as T)
       })
       const lost = (cause?: unknown): void =>
         end(new ControlError('E_CONTROL_LOST', `the daemon at ${this.socketPath} has ended`, { cause }))

@@ -5,7 +5,7 @@ import { chmodSync } from 'node:fs'
 import { createServer, type ServerResponse } from 'node:http'
 import type { Server } from 'node:net'
 import fastify, { type FastifyInstance } from 'fastify'
-
+import type { PacketRecord } from '../runtime/packet-trace.ts'
 import {
   COMMAND_NAMES,
   type CommandReply,
@@ -14,6 +14,7 @@ import {
   type HostReport,
   type LinkReport,
   type LinkRequest,
+  type PacketEvent,
   type ResourceReport,
 } from './api.ts'
 import { metricsText } from './metrics.ts'
@@ -25,6 +26,8 @@ export interface ControlBackend {
   resource(name: string): ResourceReport | undefined
   /** Only for a resource that `resource` knows. */
   command(name: string, request: CommandRequest): Promise<CommandReply>
+  /** Every packet of a resource that `resource` knows. Returns what ends it. */
+  watchPackets(name: string, listener: (record: PacketRecord) => void): () => void
   /** `listener` is called some time after changes, once for many. Returns what ends it. */
   onChange(listener: (resource: string) => void): () => void
   /** undefined: there is no link of a lab. */
@@ -37,6 +40,8 @@ export type Listen<Address> = (server: Server, address: Address) => Promise<Addr
 const BODY_BYTES_MAX = 64 * 1024
 /** A watcher that does not read gets no events above this; then the newest state of all, at once. */
 const EVENT_BYTES_MAX = 1024 * 1024
+/** A reader of packets that is further behind misses some, and is told how many. */
+const PACKET_BYTES_MAX = 4 * 1024 * 1024
 const UNKNOWN_RESOURCE: CommandReply = { code: 158, text: 'Unknown resource' }
 
 const COMMAND_SCHEMA = {
@@ -64,7 +69,7 @@ const LINK_SCHEMA = {
 export class ControlServer {
   readonly #backend: ControlBackend
   readonly #apps: FastifyInstance[] = []
-  readonly #watchers = new Set<Watcher>()
+  readonly #watchers = new Set<{ end(): void }>()
 
   constructor(backend: ControlBackend) {
     this.#backend = backend
@@ -131,8 +136,38 @@ export class ControlServer {
       const report = backend.report()
       return statusPage(`coprime on ${report.host}`, [{ name: report.host, report }])
     })
-    if (mayChange) addChanges(app, backend)
+    if (mayChange) {
+      addChanges(app, backend)
+      app.get<{ Params: { name: string } }>('/resources/:name/packets', (request, reply) => {
+        const { name } = request.params
+        if (backend.resource(name) === undefined) {
+          return reply.code(404).send({ message: `${name}: No such resource` })
+        }
+        reply.hijack()
+        this.#watchPackets(name, reply.raw)
+        return reply
+      })
+    }
     return app
+  }
+
+  #watchPackets(name: string, response: ServerResponse): void {
+    response.writeHead(200, { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' })
+    response.flushHeaders()
+    const lines = new PacketLines(response)
+    const stop = this.#backend.watchPackets(name, (record) => lines.add(record))
+    const watcher = {
+      end: (): void => {
+        stop()
+        response.end()
+      },
+    }
+    this.#watchers.add(watcher)
+    response.on('error', () => {}) // 'close' follows
+    response.on('close', () => {
+      watcher.end()
+      this.#watchers.delete(watcher)
+    })
   }
 
   #watch(response: ServerResponse): void {
@@ -208,3 +243,32 @@ class Watcher {
     this.#response.write(`${JSON.stringify(event)}\n`)
   }
 }
+
+/** Lines of one turn leave together. */
+class PacketLines {
+  readonly #response: ServerResponse
+  #lines: string[] = []
+  #missed = 0
+
+  constructor(response: ServerResponse) {
+    this.#response = response
+  }
+
+  add(record: PacketRecord): void {
+    if (this.#response.writableLength > PACKET_BYTES_MAX) {
+      this.#missed++
+      return
+    }
+    if (this.#lines.length === 0) setImmediate(() => this.#send())
+    if (this.#missed > 0) this.#lines.push(line({ missed: this.#missed }))
+    this.#missed = 0
+    this.#lines.push(line(record))
+  }
+
+  #send(): void {
+    if (!this.#response.writableEnded) this.#response.write(this.#lines.join(''))
+    this.#lines = []
+  }
+}
+
+const line = (event: PacketEvent): string => `${JSON.stringify(event)}\n`

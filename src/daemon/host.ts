@@ -10,6 +10,7 @@ import type {
 } from '../control/api.ts'
 import type { ControlBackend } from '../control/server.ts'
 import { programVersion } from '../control/version.ts'
+import type { PacketRecord } from '../runtime/packet-trace.ts'
 import type { HostedResource } from './hosted-resource.ts'
 
 /** After the first of a burst of changes listeners hear the next one this much later. */
@@ -66,6 +67,10 @@ export class Host implements ControlBackend {
     const resource = this.#resources.get(name)
     if (resource === undefined) return { code: 158, text: 'Unknown resource' }
     return resource.command(request)
+  }
+
+  watchPackets(name: string, listener: (record: PacketRecord) => void): () => void {
+    return this.#resources.get(name)?.watchPackets(listener) ?? (() => {})
   }
 
   onChange(listener: (resource: string) => void): () => void {

@@ -14,6 +14,7 @@ import { exportName } from '../config/index.ts'
 import type { CommandReply, CommandRequest, ResourceReport } from '../control/api.ts'
 import { driverErrorText } from '../engine/result-texts.ts'
 import type { AdminCommand, AdminResult } from '../runtime/api.ts'
+import { type PacketRecord, PacketTracer } from '../runtime/packet-trace.ts'
 import type { Handlers, Network } from '../runtime/ports.ts'
 import { Replica } from '../runtime/replica.ts'
 import { DeviceOpener } from './devices.ts'
@@ -54,6 +55,7 @@ export class HostedResource {
   #network: Network | DelayedNetwork
   #nbd: NbdServer | undefined
   #nbdAddresses: readonly NbdAddress[] = []
+  readonly #packetListeners = new Set<(record: PacketRecord) => void>()
   #configured = false
 
   constructor(here: LocalResource, options: HostedResourceOptions) {
@@ -101,6 +103,21 @@ export class HostedResource {
         exportName: exportName(resource, number),
       })),
     })
+  }
+
+  /** Every packet from now on, until what is returned is called. */
+  watchPackets(listener: (record: PacketRecord) => void): () => void {
+    this.#packetListeners.add(listener)
+    if (this.#packetListeners.size === 1) {
+      const tracer = new PacketTracer((record) => {
+        for (const one of this.#packetListeners) one(record)
+      })
+      this.#replica.watchPackets(tracer.watch)
+    }
+    return () => {
+      this.#packetListeners.delete(listener)
+      if (this.#packetListeners.size === 0) this.#replica.watchPackets(undefined)
+    }
   }
 
   /** Serves NBD; throws a ListenError. */

@@ -340,6 +340,10 @@ export class Connection implements EpochHost {
    * Whether the next packet of a stream may be taken now: the stream may be undecided yet (the peer's settling time was
    * shorter than ours), its packet format not agreed, or its order have to wait.
    */
+  isMeta(socket: SocketId): boolean {
+    return socket === this.#meta
+  }
+
   mayReceive(socket: SocketId): boolean {
     if (socket === this.#data) return !this.dataBlocked
     if (socket === this.#meta) return this.#phase === 'established'

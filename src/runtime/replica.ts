@@ -21,6 +21,7 @@ import type {
   ResourceStatus,
   VolumeDevices,
 } from './api.ts'
+import type { PacketWatcher, Stream } from './packet-trace.ts'
 import type { DiskError, Link } from './ports.ts'
 
 /** Above this many bytes waiting in the framer of a stream that may not be read on, the link itself is paused. */
@@ -78,6 +79,7 @@ export class Replica implements ReplicaApi {
   readonly #commands = new Map<number, (result: AdminResult) => void>()
   readonly #events: EngineEvent[] = []
   readonly #touched = new Set<Socket>()
+  #packetWatcher: PacketWatcher | undefined
   #running = false
   #abandoned = false
   #nextId = 1
@@ -201,6 +203,11 @@ export class Replica implements ReplicaApi {
     this.engine.deviceInUse = count > 0
   }
 
+  /** Shows every packet that is sent or received; costs nothing while nobody watches. A packet is valid during the call. */
+  watchPackets(watcher: PacketWatcher | undefined): void {
+    this.#packetWatcher = watcher
+  }
+
   status(): ResourceStatus {
     return { ...this.engine.status(), inFlightBytes: this.#inFlightBytes }
   }
@@ -250,11 +257,16 @@ export class Replica implements ReplicaApi {
           const packet = this.#nextPacket(socket, now)
           if (packet === undefined) break
           progress = true
+          this.#packetWatcher?.('received', this.#streamOf(socket), packet, this.#ports.clock.nowMs())
           this.#step({ type: 'socket.packet', socket: socket.id, packet }, now)
         }
       }
     }
     for (const socket of this.#sockets.values()) this.#applyBackPressure(socket)
+  }
+
+  #streamOf(socket: Socket): Stream {
+    return this.engine.connection.isMeta(socket.id) ? 'meta' : 'data'
   }
 
   #nextPacket(socket: Socket, now: number): ReturnType<Framer['next']> {
@@ -319,6 +331,7 @@ export class Replica implements ReplicaApi {
       case 'socket.send': {
         const socket = this.#sockets.get(effect.socket)
         if (socket === undefined || socket.closed) break
+        this.#packetWatcher?.('sent', this.#streamOf(socket), effect.packet, this.#ports.clock.nowMs())
         encodePacket(effect.packet, socket.context, socket.out)
         if (effect.packet.type === 'P_RS_DATA_REPLY' || effect.packet.type === 'P_DATA_REPLY') {
           if (socket.sentData.length < SENT_DATA_MAX) socket.sentData.push(effect.packet.payload)

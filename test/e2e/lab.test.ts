@@ -10,6 +10,7 @@ import { after, describe, test } from 'node:test'
 import { connectNbd, type NbdConnectionToServer } from '../../src/adapters/nbd-client.ts'
 import { ControlClient } from '../../src/control/client.ts'
 import type { LabLine, LabStatus } from '../../src/daemon/lab/api.ts'
+import type { PacketRecord } from '../../src/runtime/packet-trace.ts'
 import {
   coprime,
   isRunning,
@@ -148,6 +149,33 @@ describe('coprime lab', () => {
       await expectByte(lab, 'b', 0, 0x11)
       await writeAndClose(lab, 'b', 0, 0x12)
       await expectByte(lab, 'a', 0, 0x12)
+    })
+
+    test('trace shows a write as it passes, and its answer', async () => {
+      const client = await lab.connect('a')
+      let traced: Awaited<ReturnType<typeof coprime>> | undefined
+      const trace = coprime(['trace', 'r0', '--json', '--kind', 'write', '-n', '6', '--control', lab.ready.a.control])
+      void trace.then((result) => {
+        traced = result
+      })
+      const deadlineMs = performance.now() + LIMIT_MS
+      while (traced === undefined && performance.now() < deadlineMs)
+        await client.write(8 * BLOCK, new Uint8Array(BLOCK).fill(2))
+      await client.disconnect()
+      assert.equal(traced?.exitCode, 0, traced?.stderr)
+      const records = traced.stdout
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line) as PacketRecord)
+      assert.equal(records.length, 6)
+      const answer = records.findLast(({ type }) => type === 'P_WRITE_ACK')
+      assert.ok(answer?.latencyMs !== undefined && answer.latencyMs > 0)
+      const write = records.find(({ type, id }) => type === 'P_DATA' && id === answer.id)
+      assert.deepEqual(
+        [write?.direction, write?.stream, answer.direction, answer.stream],
+        ['sent', 'data', 'received', 'meta'],
+      )
+      assert.deepEqual([write?.sector, write?.sizeBytes], [64, BLOCK])
     })
 
     test('a second lab in the folder is refused', async () => {

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { PACKETS, type Packet } from '../wire/drbd/packets.ts'
+import { kindOf, type PacketRecord, PacketTracer, packetLine } from './packet-trace.ts'
+
+const HEAD = { volume: 0, sector: 8, blockIdHi: 0, blockIdLo: 12, sequence: 1, flags: 0 }
+const WRITE: Packet = { type: 'P_DATA', ...HEAD, digest: new Uint8Array(0), payload: new Uint8Array(4096) }
+const ack = (blockIdLo: number): Packet => ({
+  type: 'P_WRITE_ACK',
+  volume: 0,
+  sector: 8,
+  blockIdHi: 0,
+  blockIdLo,
+  sizeBytes: 4096,
+  sequence: 1,
+})
+
+function traced(): { tracer: PacketTracer; records: PacketRecord[] } {
+  const records: PacketRecord[] = []
+  return { tracer: new PacketTracer((record) => records.push(record)), records }
+}
+
+test('an answer knows how long ago its request passed, in its own direction only', () => {
+  const { tracer, records } = traced()
+  tracer.watch('sent', 'data', WRITE, 100)
+  tracer.watch('sent', 'meta', ack(12), 101) // answers a write of the peer that is not known
+  tracer.watch('received', 'meta', ack(12), 102.5)
+  tracer.watch('received', 'meta', ack(13), 103)
+  tracer.watch('received', 'meta', { type: 'P_PING', volume: 0 }, 104)
+  tracer.watch('sent', 'meta', { type: 'P_PING_ACK', volume: 0 }, 104.25)
+  tracer.watch('sent', 'data', { type: 'P_BARRIER', volume: 0, barrier: 12 }, 105)
+  tracer.watch('received', 'meta', { type: 'P_BARRIER_ACK', volume: 0, barrier: 12, setSize: 1 }, 107)
+  assert.deepEqual(
+    records.map(({ latencyMs }) => latencyMs),
+    [undefined, undefined, 2.5, undefined, undefined, 0.25, undefined, 2],
+  )
+})
+
+test('lines: the own host stands on the left', () => {
+  const { tracer, records } = traced()
+  tracer.watch('sent', 'data', WRITE, 100)
+  tracer.watch('received', 'meta', ack(12), 100.5)
+  tracer.watch('sent', 'data', { ...WRITE, payload: new Uint8Array(0) }, 101)
+  const lines = records.map((record) => packetLine(record, 100, 'a', 'b'))
+  assert.match(lines[0] ?? '', /^ {7}0\.000 ms {2}data {2}a \|── P_DATA 8\+8 #12 ─+▶\| b$/)
+  assert.match(lines[1] ?? '', /^ {7}0\.500 ms {2}meta {2}a \|◀─+ P_WRITE_ACK 8\+8 #12 ──\| b {2}0\.500 ms$/)
+  assert.match(lines[2] ?? '', /P_DATA flush #12/)
+  assert.equal(new Set(lines.map((line) => line.indexOf('| b'))).size, 1, 'arrows of one length')
+})
+
+test('every packet of the protocol has a kind; only the handshake has that one', () => {
+  const handshake = PACKETS.map(({ type }) => type).filter((type) => kindOf(type) === 'handshake')
+  assert.deepEqual(handshake.sort(), [
+    'P_AUTH_CHALLENGE',
+    'P_AUTH_RESPONSE',
+    'P_CONNECTION_FEATURES',
+    'P_INITIAL_DATA',
+    'P_INITIAL_META',
+    'P_PROTOCOL',
+  ])
+})
