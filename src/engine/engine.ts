@@ -31,6 +31,7 @@ import {
   UUID_JUST_CREATED,
 } from '../wire/drbd/constants.ts'
 import { Connection } from './connection.ts'
+import { DriverError } from './driver-error.ts'
 import type { Effect } from './effects.ts'
 import type { EngineEvent } from './events.ts'
 import { FENCE_HANDLER_NAME } from './limits.ts'
@@ -576,17 +577,6 @@ export class Engine {
       inFlightBytes,
       volumes: this.volumes.map((volume) => volume.status()),
     }
-  }
-}
-
-/** A failure with one of DRBD's own numbers. */
-export class DriverError extends Error {
-  override readonly name = 'DriverError'
-  readonly drbdCode: number
-
-  constructor(drbdCode: number, message: string) {
-    super(message)
-    this.drbdCode = drbdCode
   }
 }
 

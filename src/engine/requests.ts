@@ -104,8 +104,7 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   }
 
   onActivityGranted(): void {
-    this.activity = this.io.volume.activity
-    this.io.enqueueLocal(this)
+    this.io.onActivityGranted(this)
   }
 
   onActivityFailed(error: DiskError): void {

@@ -174,12 +174,15 @@ describe('a write that the peer does not have', () => {
     const { host, peer } = coprimeScene()
     host.hold = (job) => job.text === 'meta.write superblock'
     peer.sendState({ conn: C_CONNECTED, disk: D_DISKLESS, pdsk: D_UPTODATE, peer: R_PRIMARY })
-    const uuids = peer.one('P_UUIDS')
-    assert.equal(sameGeneration(uuids.bitmap, GENERATION), true)
     const id = host.write(8, sectorsOf(8, 1))
     assert.equal(host.answer(id), 'open')
+    assert.deepEqual(peer.taken('P_UUIDS'), [], 'what is not durable yet is not told')
     host.completeAll()
+    const uuids = peer.one('P_UUIDS')
+    assert.equal(sameGeneration(uuids.bitmap, GENERATION), true)
     assert.equal(host.answer(id), 'done')
+    const order = host.take('P_UUIDS', `client.done ${id}`)
+    assert.deepEqual(order, ['P_UUIDS', `client.done ${id}`])
   })
 
   it('frozen for fencing, then the peer is back without its disk: a new UUID is due all the same', () => {

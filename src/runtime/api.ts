@@ -68,6 +68,7 @@ export interface AdminResult {
 
 export type FencingPolicy = 'dont-care' | 'resource-only' | 'resource-and-stonith'
 export type OnIoError = 'pass_on' | 'call-local-io-error' | 'detach'
+export type OnNoDataAccessible = 'io-error' | 'suspend-io'
 
 export interface VolumeSettings {
   readonly volume: number
@@ -89,6 +90,8 @@ export interface ResourceSettings {
   readonly fencing: FencingPolicy
   /** Whether a fence-peer handler is configured. */
   readonly fencePeerHandler: boolean
+  /** What a Primary does with requests while neither host has UpToDate data for it. */
+  readonly onNoDataAccessible: OnNoDataAccessible
   /** Policy numbers as on the wire (wire-protocol.md 3.12). */
   readonly afterSb0p: number
   readonly afterSb1p: number
