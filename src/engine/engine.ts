@@ -71,8 +71,6 @@ export class Engine {
   nowMs = 0
   /** Somebody has an export open: no demotion. */
   deviceInUse = false
-  diskReadBytes = 0
-  diskWrittenBytes = 0
   #effects: Effect[] = []
   #statusDirty = false
   #stateDirty = false
@@ -200,8 +198,7 @@ export class Engine {
   // ---- services for the other files ------------------------------------------------------------------------------------------
 
   emit(effect: Effect): void {
-    if (effect.type === 'disk.write') this.diskWrittenBytes += effect.data.length
-    else if (effect.type === 'disk.read') this.diskReadBytes += effect.lengthBytes
+    if (effect.type === 'disk.write' || effect.type === 'disk.read') this.volumeOf(effect.volume)?.countDisk(effect)
     this.#effects.push(effect)
   }
 
@@ -223,7 +220,8 @@ export class Engine {
   }
 
   volumeOf(number: number): Volume | undefined {
-    return this.volumes.find((volume) => volume.number === number)
+    for (const volume of this.volumes) if (volume.number === number) return volume
+    return undefined
   }
 
   /** How large the pieces of a client's request may be for the peer at hand. `zeroBytes` 0: zeroes travel as data. */

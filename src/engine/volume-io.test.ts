@@ -29,6 +29,22 @@ import { PEER_FLUSH_INTERVAL_MS } from './limits.ts'
 const COPRIME = { features: { features: COPRIME_FEATURES } }
 const coprimeScene = (): Scene => connectedScene({}, COPRIME)
 
+it('disk counters are those of one volume', () => {
+  const host = new EngineHost({ volumes: [{}, {}] })
+  host.attach()
+  host.promote()
+  host.write(8, sectorsOf(8, 1), { volume: 1 })
+  host.read(0, 16)
+  const counters = [0, 1].map((index) => host.volumeAt(index).status().counters)
+  assert.deepEqual(
+    counters.map(({ diskReadBytes, diskWrittenBytes }) => [diskReadBytes, diskWrittenBytes]),
+    [
+      [8192, 0],
+      [0, 4096],
+    ],
+  )
+})
+
 describe('when a write is answered', () => {
   it('protocol C: own disk and the peer, in either order', () => {
     for (const diskFirst of [true, false]) {

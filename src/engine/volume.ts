@@ -125,6 +125,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
   sentBytes = 0
   receivedBytes = 0
+  diskReadBytes = 0
+  diskWrittenBytes = 0
   activityLogWrites = 0
   bitmapWrites = 0
 
@@ -249,6 +251,12 @@ export class Volume implements MetadataHost, ActivityHost {
 
   emit(effect: Effect): void {
     this.engine.emit(effect)
+  }
+
+  /** Counts what is read from and written to the data area. */
+  countDisk(effect: Effect): void {
+    if (effect.type === 'disk.write') this.diskWrittenBytes += effect.data.length
+    else if (effect.type === 'disk.read') this.diskReadBytes += effect.lengthBytes
   }
 
   onPeerFlushed(): void {
@@ -860,7 +868,7 @@ export class Volume implements MetadataHost, ActivityHost {
       outOfSyncBlocks: this.#bitmap?.count ?? 0,
       resyncTotalBlocks: isSyncing(state.conn) ? io.resync.totalBits : 0,
       resyncLeftBlocks: isSyncing(state.conn) ? (this.#bitmap?.count ?? 0) : 0,
-      resyncBytes: io.resync.sentBytes + io.resync.receivedBytes,
+      resyncBytes: io.resync.sentBytes + io.resync.receivedBytes + io.resync.holeBytes,
       resyncHoleBytes: io.resync.holeBytes,
       uuids: this.uuids,
       suspended,
@@ -869,8 +877,8 @@ export class Volume implements MetadataHost, ActivityHost {
         writeRequests: io.writeRequests,
         sentBytes: this.sentBytes,
         receivedBytes: this.receivedBytes,
-        diskReadBytes: this.engine.diskReadBytes,
-        diskWrittenBytes: this.engine.diskWrittenBytes,
+        diskReadBytes: this.diskReadBytes,
+        diskWrittenBytes: this.diskWrittenBytes,
         activityLogWrites: this.activityLogWrites,
         bitmapWrites: this.bitmapWrites,
         superseded: io.superseded,

@@ -161,7 +161,10 @@ export interface VolumeStatus {
   /** Of the resync that is running: blocks at its start and blocks left; 0 and 0 otherwise. */
   readonly resyncTotalBlocks: number
   readonly resyncLeftBlocks: number
-  /** Totals since start, in bytes: resync data received or sent, and of these found to be holes. */
+  /**
+   * Totals since start, in bytes of the device: what a resync transferred, in either direction, as data or as holes; and of
+   * these the holes.
+   */
   readonly resyncBytes: number
   readonly resyncHoleBytes: number
   readonly uuids: {
