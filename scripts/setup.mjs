@@ -24,13 +24,15 @@ const PACKAGES = {
   'qemu-system-common': ['qemu-storage-daemon'],
   'drbd-utils': ['drbdmeta'],
   'python3-libnbd': ['nbdsh'],
+  // The newest Node.js, of scripts/newest-node.mjs, is linked with it.
+  libatomic1: ['x86_64', 'aarch64'].map((machine) => `/usr/lib/${machine}-linux-gnu/libatomic.so.1`),
 }
 
 const TEST = ['e2fsprogs', 'libnbd-bin', 'nbdkit', 'fio', 'qemu-utils', 'drbd-utils', 'python3-libnbd']
 const TARGETS = {
   demo: ['e2fsprogs', 'libnbd-bin'],
   test: TEST,
-  long: TEST,
+  long: [...TEST, 'libatomic1'],
   bench: ['fio', 'libnbd-bin', 'nbdkit', 'qemu-utils', 'qemu-system-common'],
 }
 
@@ -74,6 +76,7 @@ function installDebianPackages(names) {
 }
 
 function isInstalled(program) {
+  if (program.includes('/')) return existsSync(program)
   const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin']
   return folders.some((folder) => existsSync(join(folder, program)))
 }

@@ -58,6 +58,58 @@ test('a refused connection names the address and the reason', async (context) =>
   assert.match(reason, /^cannot connect to 127\.0\.0\.1:1: .*ECONNREFUSED/)
 })
 
+test("a connection from another address than the peer's is refused and told, unless any will do", async (context) => {
+  const refused: string[] = []
+  for (const [peer, from, anySource] of [
+    ['127.0.0.5', '127.0.0.5', false],
+    ['127.0.0.5', '127.0.0.6', false],
+    ['127.0.0.5', '127.0.0.6', true],
+    ['::ffff:127.0.0.5', '127.0.0.5', false],
+  ] as const) {
+    const port = await freePort()
+    const network = new TcpNetwork({
+      local: at(port),
+      peer: at(1, peer),
+      anySource,
+      onStranger: (address) => refused.push(address),
+    })
+    context.after(() => network.stopListening())
+    const accepted = new Promise<string>((resolve, reject) => {
+      network.listen((link) => {
+        link.close()
+        resolve('taken')
+      }, reject)
+    })
+    const socket = await connectedFrom(port, from)
+    const outcome = await Promise.race([accepted, once(socket, 'close').then(() => 'closed')])
+    assert.equal(outcome, from === peer || anySource || peer.endsWith(from) ? 'taken' : 'closed', `${peer} ${from}`)
+    socket.destroy()
+  }
+  assert.deepEqual(refused, ['127.0.0.6'])
+})
+
+async function freePort(): Promise<number> {
+  const server = net.createServer()
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as net.AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+/** Tries until somebody listens. */
+async function connectedFrom(port: number, localAddress: string): Promise<net.Socket> {
+  for (;;) {
+    const socket = net.connect({ host: '127.0.0.1', port, localAddress })
+    socket.on('error', () => {})
+    socket.resume()
+    const up = await Promise.race([once(socket, 'connect').then(() => true), once(socket, 'close').then(() => false)])
+    if (up) return socket
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
+
 test('an address that does not answer times out', async () => {
   // TEST-NET-1: nobody answers; a machine without a route says so at once, which is a failure as well.
   const network = new TcpNetwork({ local: at(1), peer: at(7788, '192.0.2.1') })

@@ -20,6 +20,10 @@ export interface TcpNetworkOptions {
   readonly peer: TcpAddress
   /** Bind outgoing sockets to the local address. */
   readonly bindOutgoing?: boolean
+  /** Take connections from any address: the peer is behind NAT, or has several. Else only from the peer's. */
+  readonly anySource?: boolean
+  /** Hears of each connection that was refused for its address. */
+  readonly onStranger?: (address: string) => void
   /** Hears of each failure to listen with all its details; the port's callback gets the text. */
   readonly onListenError?: (error: ListenError) => void
 }
@@ -77,9 +81,12 @@ export class TcpNetwork implements Network {
   #listener: Listener | undefined
   /** Listening or about to: Node.js begins a moment after the call, and cannot be stopped before. */
   #server: net.Server | undefined
+  /** Holds the peer's address; compares addresses, not their spelling. */
+  readonly #peer = new net.BlockList()
 
   constructor(options: TcpNetworkOptions) {
     this.#options = options
+    this.#peer.addAddress(...familiar(options.peer.address))
   }
 
   connect(timeoutMs: number, onUp: (link: Link) => void, onFailure: (reason: string) => void): { cancel(): void } {
@@ -107,7 +114,7 @@ export class TcpNetwork implements Network {
       if (this.#listener === undefined) this.#closeServer() // it was stopped before it began
     })
     server.on('connection', (accepted) => {
-      if (this.#listener === undefined) accepted.destroy()
+      if (this.#listener === undefined || !this.#isFromPeer(accepted)) accepted.destroy()
       else this.#listener.onLink(linkOfAccepted(accepted))
     })
     server.on('error', (cause) => {
@@ -124,11 +131,25 @@ export class TcpNetwork implements Network {
     return server
   }
 
+  #isFromPeer({ remoteAddress }: net.Socket): boolean {
+    if (this.#options.anySource === true) return true
+    if (remoteAddress === undefined) return false // it is gone already
+    if (this.#peer.check(...familiar(remoteAddress))) return true
+    this.#options.onStranger?.(remoteAddress)
+    return false
+  }
+
   #closeServer(): void {
     // One that has failed to listen has nothing to close, and says so to a callback only.
     this.#server?.close(() => {})
     this.#server = undefined
   }
+}
+
+/** An address as node:net takes it: with its family, without the interface of a link-local one. */
+function familiar(address: string): [address: string, family: 'ipv4' | 'ipv6'] {
+  const [plain = address] = address.split('%')
+  return [plain, net.isIPv4(plain) ? 'ipv4' : 'ipv6']
 }
 
 function linkOfAccepted(accepted: net.Socket): TcpLink {

@@ -449,6 +449,14 @@ export const COPRIME = {
     'coprime',
     text('coordinator', 255, 'host that coordinates; "" the one that wins conflicts (the resolve-conflicts flag)'),
   ),
+  checkPeerAddress: only(
+    'coprime',
+    boolean(
+      'check-peer-address',
+      true,
+      "only connections from the peer's address are taken, as DRBD 9 does; no: from any address, as DRBD 8.4 does, for a peer behind NAT or with several addresses",
+    ),
+  ),
   inFlightMaxBytes: only(
     'coprime',
     number('in-flight-max', 'bytes', [MIB, 4 * GIB, 64 * MIB], 'writes of the resource in flight; more wait'),

@@ -142,6 +142,6 @@ function addPeerDevice(page: Page, labels: Labels, volume: VolumeReport): void {
     volume.resyncTotalBlocks * BLOCK_BYTES,
   )
   page.gauge('coprime_resync_left_bytes', 'What is left of it', labels, volume.resyncLeftBlocks * BLOCK_BYTES)
-  page.counter('coprime_resync_bytes_total', 'Resync data sent and received', labels, volume.resyncBytes)
-  page.counter('coprime_resync_hole_bytes_total', 'Of these, found to be holes', labels, volume.resyncHoleBytes)
+  page.counter('coprime_resync_bytes_total', 'Transferred by resync, as data or as holes', labels, volume.resyncBytes)
+  page.counter('coprime_resync_hole_bytes_total', 'Of these, holes', labels, volume.resyncHoleBytes)
 }

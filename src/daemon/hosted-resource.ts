@@ -10,6 +10,7 @@ import { SystemDigests } from '../adapters/system-digests.ts'
 import { SystemEntropy } from '../adapters/system-entropy.ts'
 import { SystemHandlers } from '../adapters/system-handlers.ts'
 import { TcpNetwork } from '../adapters/tcp-network.ts'
+import { LineLimit, STRANGER_LINES } from '../base/line-limit.ts'
 import { exportName } from '../config/index.ts'
 import type { CommandReply, CommandRequest, ResourceReport } from '../control/api.ts'
 import { driverErrorText } from '../engine/result-texts.ts'
@@ -53,6 +54,7 @@ export class HostedResource {
   readonly #exports: ResourceExports
   readonly #listen: readonly NbdAddress[]
   #network: Network | DelayedNetwork
+  readonly #strangerLines = new LineLimit(STRANGER_LINES)
   #nbd: NbdServer | undefined
   #nbdAddresses: readonly NbdAddress[] = []
   readonly #packetListeners = new Set<(record: PacketRecord) => void>()
@@ -284,10 +286,19 @@ export class HostedResource {
       local: { address: local.address.host, port: local.address.port },
       peer: { address: peer.address.host, port: peer.address.port },
       bindOutgoing: true,
+      anySource: !this.#here.resource.coprime.checkPeerAddress,
+      onStranger: (address) => this.#onStranger(address),
       onListenError: (error) => this.#log.error({ resource: this.name, code: error.code }, error.message),
     })
     const { link } = this.#options
     return link === undefined ? network : delayedNetwork(network, () => link.delayMs, new SystemClock())
+  }
+
+  #onStranger(address: string): void {
+    const peer = this.#here.peer.address.host
+    const text = `a connection from ${address} was refused: the peer is ${peer} (check-peer-address no takes any)`
+    const line = this.#strangerLines.admit(text, performance.now())
+    if (line !== undefined) this.#log.warn({ resource: this.name }, line)
   }
 
   #createReplica(): Replica {

@@ -35,6 +35,7 @@ test('defaults are those of DRBD 8.4', () => {
     allowTwoPrimaries: false,
     fencing: 'dont-care',
     fencePeerHandler: false,
+    onNoDataAccessible: 'io-error',
     afterSb0p: 0,
     afterSb1p: 0,
     afterSb2p: 0,
@@ -73,6 +74,7 @@ test('what the file says arrives in its unit', () => {
       after-sb-0pri discard-least-changes; after-sb-1pri consensus; after-sb-2pri violently-as0p; rr-conflict call-pri-lost;
       cram-hmac-alg sha1; shared-secret s; always-asbp; }
     disk { fencing resource-only; size 1G; c-plan-ahead 0; resync-rate 7M; c-max-rate 8M; on-io-error pass_on; md-flushes no; }
+    options { on-no-data-accessible suspend-io; }
     handlers { fence-peer "true"; }`)
   const s = resourceSettings(here)
   assert.deepEqual(
@@ -81,6 +83,7 @@ test('what the file says arrives in its unit', () => {
   )
   assert.deepEqual([s.afterSb0p, s.afterSb1p, s.afterSb2p, s.rrConflict, s.alwaysAsbp], [4, 7, 10, 9, true])
   assert.deepEqual([s.cramHmacAlg, s.sharedSecret, s.fencing, s.fencePeerHandler], ['sha1', 's', 'resource-only', true])
+  assert.equal(s.onNoDataAccessible, 'suspend-io')
   const [volume] = s.volumes
   assert.deepEqual(
     [volume?.sizeSectors, volume?.resyncRateMaxKib, volume?.onIoError, volume?.mdFlushes],

@@ -59,13 +59,14 @@ export function localResource(resource: Resource): LocalResource {
 }
 
 export function resourceSettings({ resource, local }: LocalResource): ResourceSettings {
-  const { name, net, handlers, coprime } = resource
+  const { name, net, handlers, options, coprime } = resource
   return {
     name,
     protocol: net.protocol as ResourceSettings['protocol'],
     allowTwoPrimaries: net.allowTwoPrimaries,
     fencing: net.fencing as ResourceSettings['fencing'],
     fencePeerHandler: (handlers.get('fence-peer') ?? '') !== '',
+    onNoDataAccessible: options.onNoDataAccessible as ResourceSettings['onNoDataAccessible'],
     afterSb0p: afterSb0p(net.afterSb0pri, local.hostName),
     afterSb1p: AFTER_SB_1P.get(net.afterSb1pri) ?? 0,
     afterSb2p: AFTER_SB_1P.get(net.afterSb2pri) ?? 0,

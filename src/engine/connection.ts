@@ -369,7 +369,7 @@ export class Connection implements EpochHost {
   onGarbage(socket: SocketId, reason: string): void {
     if (socket === this.#data || socket === this.#meta) this.protocolError(reason)
     else {
-      this.#engine.log('warn', `a stranger on the replication port: ${reason}; it was closed`)
+      this.#connector.tellOfStranger(reason)
       this.#engine.emit({ type: 'socket.close', socket })
       this.#connector.onClosed(socket, reason)
     }

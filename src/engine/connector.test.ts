@@ -79,6 +79,7 @@ describe('Connector', () => {
     assert.equal(peer.closed.has(7), false)
     host.advance(1)
     assert.equal(peer.closed.has(7), true)
+    assert.match(host.logs.at(-1) ?? '', /stranger on the replication port: no packet came within 2000 ms/)
     host.event({ type: 'socket.accepted', socket: 8 })
     host.event({ type: 'socket.packet', socket: 8, packet: { type: 'P_PING', volume: 0 } })
     assert.equal(peer.closed.has(8), true)
@@ -86,6 +87,20 @@ describe('Connector', () => {
     host.event({ type: 'socket.garbage', socket: 9, reason: 'wrong magic' })
     assert.equal(peer.closed.has(9), true)
     assert.equal(host.engine.status().connection, 'WFConnection')
+  })
+
+  it('many strangers fill few lines of the log', () => {
+    const { host } = looking()
+    const lines = (): number => host.logs.filter((line) => line.includes('stranger')).length
+    for (let socket = 100; socket < 200; socket++) {
+      host.event({ type: 'socket.accepted', socket })
+      host.event({ type: 'socket.garbage', socket, reason: 'wrong magic' })
+    }
+    assert.equal(lines(), 20)
+    host.advance(60_000)
+    host.event({ type: 'socket.accepted', socket: 200 })
+    host.event({ type: 'socket.garbage', socket: 200, reason: 'wrong magic' })
+    assert.match(host.logs.at(-1) ?? '', /wrong magic; it was closed \(and 80 more of this kind before\)/)
   })
 
   it('meta before data is closed', () => {

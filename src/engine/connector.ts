@@ -5,6 +5,7 @@
 // The kernel does this in a loop with a coin flip against crossed attempts; here it is driven by events, and the coin flip
 // is a random pause before dialling again.
 
+import { LineLimit, STRANGER_LINES } from '../base/line-limit.ts'
 import type { Packet } from '../wire/drbd/packets.ts'
 import type { Engine } from './engine.ts'
 import type { SocketId } from './events.ts'
@@ -26,6 +27,7 @@ export class Connector {
   #resolveConflicts = false
   /** Accepted, first packet outstanding. */
   readonly #strangers = new Set<SocketId>()
+  readonly #strangerLines = new LineLimit(STRANGER_LINES)
 
   constructor(engine: Engine, onPair: (pair: SocketPair) => void) {
     this.#engine = engine
@@ -94,9 +96,18 @@ export class Connector {
     this.#engine.emit({ type: 'socket.context', socket, context: this.#engine.connection.handshakeContext })
     this.#strangers.add(socket)
     const { timers, nowMs, settings } = this.#engine
-    timers.set(`stranger-${socket}`, nowMs + 4 * settings.pingTimeoutMs, () => {
-      if (this.#strangers.delete(socket)) this.#close(socket)
+    const patienceMs = 4 * settings.pingTimeoutMs
+    timers.set(`stranger-${socket}`, nowMs + patienceMs, () => {
+      if (!this.#strangers.delete(socket)) return
+      this.tellOfStranger(`no packet came within ${patienceMs} ms`)
+      this.#close(socket)
     })
+  }
+
+  tellOfStranger(what: string): void {
+    const text = `a stranger on the replication port: ${what}; it was closed`
+    const line = this.#strangerLines.admit(text, this.#engine.nowMs)
+    if (line !== undefined) this.#engine.log('warn', line)
   }
 
   /** Accepted, and its first packet has not come yet. */
@@ -116,9 +127,8 @@ export class Connector {
         this.#onInitialMeta(socket)
         break
       default:
-        this.#engine.log(
-          'warn',
-          `a stranger on the replication port sent ${packet.type === 'unknown' ? `command ${packet.command}` : packet.type} as its first packet; it was closed`,
+        this.tellOfStranger(
+          `it sent ${packet.type === 'unknown' ? `command ${packet.command}` : packet.type} as its first packet`,
         )
         this.#close(socket)
     }

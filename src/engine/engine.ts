@@ -31,6 +31,7 @@ import {
   UUID_JUST_CREATED,
 } from '../wire/drbd/constants.ts'
 import { Connection } from './connection.ts'
+import { DriverError } from './driver-error.ts'
 import type { Effect } from './effects.ts'
 import type { EngineEvent } from './events.ts'
 import { FENCE_HANDLER_NAME } from './limits.ts'
@@ -70,8 +71,6 @@ export class Engine {
   nowMs = 0
   /** Somebody has an export open: no demotion. */
   deviceInUse = false
-  diskReadBytes = 0
-  diskWrittenBytes = 0
   #effects: Effect[] = []
   #statusDirty = false
   #stateDirty = false
@@ -199,8 +198,7 @@ export class Engine {
   // ---- services for the other files ------------------------------------------------------------------------------------------
 
   emit(effect: Effect): void {
-    if (effect.type === 'disk.write') this.diskWrittenBytes += effect.data.length
-    else if (effect.type === 'disk.read') this.diskReadBytes += effect.lengthBytes
+    if (effect.type === 'disk.write' || effect.type === 'disk.read') this.volumeOf(effect.volume)?.countDisk(effect)
     this.#effects.push(effect)
   }
 
@@ -223,7 +221,8 @@ export class Engine {
   }
 
   volumeOf(number: number): Volume | undefined {
-    return this.volumes.find((volume) => volume.number === number)
+    for (const volume of this.volumes) if (volume.number === number) return volume
+    return undefined
   }
 
   /** How large the pieces of a client's request may be for the peer at hand. `zeroBytes` 0: zeroes travel as data. */
@@ -578,17 +577,6 @@ export class Engine {
       inFlightBytes,
       volumes: this.volumes.map((volume) => volume.status()),
     }
-  }
-}
-
-/** A failure with one of DRBD's own numbers. */
-export class DriverError extends Error {
-  override readonly name = 'DriverError'
-  readonly drbdCode: number
-
-  constructor(drbdCode: number, message: string) {
-    super(message)
-    this.drbdCode = drbdCode
   }
 }
 

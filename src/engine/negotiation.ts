@@ -26,6 +26,7 @@ import {
   diskStateName,
   R_PRIMARY,
   R_SECONDARY,
+  SS_IN_TRANSIENT_STATE,
   SS_NOT_SUPPORTED,
   SS_SUCCESS,
   UF_CRASHED_PRIMARY,
@@ -68,6 +69,11 @@ export class Negotiation {
 
   get peerGeneration(): Uuids | undefined {
     return this.#peer
+  }
+
+  /** The own disk is lost, and was no good: what clients see is the peer's. */
+  exposePeer(): void {
+    if (this.#peer !== undefined && this.#volume.state.conn >= C_CONNECTED) this.#volume.exposed.follow(this.#peer)
   }
 
   /** After a resync both hosts hold the same set. */
@@ -224,8 +230,16 @@ export class Negotiation {
 
   onUuids(packet: PacketOf<'P_UUIDS'>): void {
     const volume = this.#volume
-    this.#peer = packet
     const { state } = volume
+    if (state.disk < D_INCONSISTENT) {
+      const foreign = state.role === R_PRIMARY && !volume.exposed.mayServePeer(packet)
+      if (foreign && (state.conn < C_CONNECTED || state.pdsk === D_DISKLESS)) {
+        volume.engine.connection.giveUp("the peer's data are not those that clients of this host saw last")
+        return
+      }
+      volume.exposed.follow(packet)
+    }
+    this.#peer = packet
     if (
       volume.bitmap !== undefined &&
       state.disk >= D_INCONSISTENT &&
@@ -465,6 +479,8 @@ export class Negotiation {
     const own = volume.state
     if (!isPeersBusiness(decodeStateWord(ownMask), decodeStateWord(ownValue))) return SS_NOT_SUPPORTED
     const wanted = decodeStateWord(((encodeStateWord(own) & ~ownMask) | ownValue) >>> 0)
+    // A peer that came back without its memory must not have readers and writers before ours in doubt are applied.
+    if (own.peer !== R_PRIMARY && wanted.peer === R_PRIMARY && volume.io.settlesDoubts) return SS_IN_TRANSIENT_STATE
     const code = validateChange(own, wanted, { ...engine.validityContext(volume), handshakeWindow: false })
     if (code < SS_SUCCESS) return code
     if (wanted.conn === C_STARTING_SYNC_T || wanted.conn === C_STARTING_SYNC_S)

@@ -109,9 +109,7 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   }
 
   onActivityGranted(): void {
-    this.activity = this.io.volume.activity
-    if (this.active) this.io.restart(this)
-    else this.io.enqueueLocal(this)
+    this.io.onActivityGranted(this)
   }
 
   onActivityFailed(error: DiskError): void {

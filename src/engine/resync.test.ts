@@ -306,10 +306,17 @@ describe('two hosts', () => {
     assert.equal(sameGeneration(pair.a.superblock.current, pair.b.superblock.current), true, what)
   }
 
-  it('come to the same disk and the same generation', () => {
+  it('come to the same disk and the same generation, and count what was transferred, holes and all', () => {
     const pair = apart()
+    pair.a.zero(1600, 16, { unmap: true })
+    const blocks = pair.a.volume.bitmap?.count ?? 0
     pair.network.mayDial = () => true
     assertEqualInTheEnd(pair, 'plain')
+    for (const { volume } of [pair.a, pair.b]) {
+      const { resyncBytes, resyncHoleBytes } = volume.status()
+      assert.equal(resyncBytes, blocks * 4096)
+      assert.equal(resyncHoleBytes, 2 * 4096)
+    }
   })
 
   it('under protocols A and B as well, with writes during the resync', () => {

@@ -29,6 +29,22 @@ import { PEER_FLUSH_INTERVAL_MS } from './limits.ts'
 const COPRIME = { features: { features: COPRIME_FEATURES } }
 const coprimeScene = (): Scene => connectedScene({}, COPRIME)
 
+it('disk counters are those of one volume', () => {
+  const host = new EngineHost({ volumes: [{}, {}] })
+  host.attach()
+  host.promote()
+  host.write(8, sectorsOf(8, 1), { volume: 1 })
+  host.read(0, 16)
+  const counters = [0, 1].map((index) => host.volumeAt(index).status().counters)
+  assert.deepEqual(
+    counters.map(({ diskReadBytes, diskWrittenBytes }) => [diskReadBytes, diskWrittenBytes]),
+    [
+      [8192, 0],
+      [0, 4096],
+    ],
+  )
+})
+
 describe('when a write is answered', () => {
   it('protocol C: own disk and the peer, in either order', () => {
     for (const diskFirst of [true, false]) {
@@ -174,12 +190,15 @@ describe('a write that the peer does not have', () => {
     const { host, peer } = coprimeScene()
     host.hold = (job) => job.text === 'meta.write superblock'
     peer.sendState({ conn: C_CONNECTED, disk: D_DISKLESS, pdsk: D_UPTODATE, peer: R_PRIMARY })
-    const uuids = peer.one('P_UUIDS')
-    assert.equal(sameGeneration(uuids.bitmap, GENERATION), true)
     const id = host.write(8, sectorsOf(8, 1))
     assert.equal(host.answer(id), 'open')
+    assert.deepEqual(peer.taken('P_UUIDS'), [], 'what is not durable yet is not told')
     host.completeAll()
+    const uuids = peer.one('P_UUIDS')
+    assert.equal(sameGeneration(uuids.bitmap, GENERATION), true)
     assert.equal(host.answer(id), 'done')
+    const order = host.take('P_UUIDS', `client.done ${id}`)
+    assert.deepEqual(order, ['P_UUIDS', `client.done ${id}`])
   })
 
   it('frozen for fencing, then the peer is back without its disk: a new UUID is due all the same', () => {

@@ -59,6 +59,8 @@ export class VolumeIo {
    * write that was applied must not be executed again, because others may have been ordered after it since.
    */
   readonly #inDoubt = new Map<number, LocalWrite>()
+  /** Were in doubt, are sent again, and not done yet. */
+  readonly #resent = new Set<LocalWrite>()
   #nextCookie = 1
   pumpNeeded = false
   /** When the application last asked for something, for the resync that yields to it. */
@@ -153,6 +155,13 @@ export class VolumeIo {
     }
   }
 
+  /** The log has the write's extents. */
+  onActivityGranted(write: LocalWrite): void {
+    write.activity = this.volume.activity
+    if (write.active) this.#restart(write)
+    else this.enqueueLocal(write)
+  }
+
   // ---- waiting for what overlaps ---------------------------------------------------------------------------------------
 
   enqueueLocal(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): void {
@@ -180,8 +189,8 @@ export class VolumeIo {
     this.pumpNeeded = false
     this.peer.pump()
     for (const write of this.#restarts.splice(0)) {
-      if (this.volume.holdsWrites || this.#blocked(write)) this.#restarts.push(write)
-      else this.#startHot(write)
+      if (this.#blocked(write)) this.#restarts.push(write)
+      else this.#startOrHold(write)
     }
     if (this.#waiting.length === 0) return
     const waiting = this.#waiting
@@ -221,8 +230,7 @@ export class VolumeIo {
         break
       case 'local-write':
         this.activate(request)
-        if (this.volume.holdsWrites) this.#restarts.push(request)
-        else this.#startHot(request)
+        this.#startOrHold(request)
         break
       case 'peer-read':
         this.activate(request)
@@ -233,6 +241,24 @@ export class VolumeIo {
         this.resync.sendRequest(request)
         break
     }
+  }
+
+  /**
+   * An active write with nothing in its way. If the disk changed since it was admitted, the log of the new one comes first;
+   * it stays active meanwhile: it may have been executed before, and nobody may see that twice.
+   */
+  #startOrHold(write: LocalWrite): void {
+    const { activity, holdsWrites } = this.volume
+    if (holdsWrites) {
+      this.#restarts.push(write)
+      return
+    }
+    if (write.activity !== activity) {
+      this.#releaseActivity(write)
+      if (activity !== undefined && !activity.acquire(write)) return
+      write.activity = activity
+    }
+    this.#startWrite(write)
   }
 
   // ---- reads -----------------------------------------------------------------------------------------------------------
@@ -301,7 +327,8 @@ export class VolumeIo {
     if (read === undefined || read.kind !== 'local-read' || read.sector !== sector) return false
     this.inFlight.delete(cookie)
     this.release(read)
-    this.volume.engine.clientDone(read.id, { code: 'io', message: 'the peer could not read this range either' })
+    if (this.volume.suspended) this.#retryRead(read)
+    else this.volume.engine.clientDone(read.id, { code: 'io', message: 'the peer could not read this range either' })
     return true
   }
 
@@ -313,19 +340,7 @@ export class VolumeIo {
 
   // ---- writes ----------------------------------------------------------------------------------------------------------
 
-  /** A disk that was attached since the write came has a log of its own, in which its extents have to be hot as well. */
-  #startHot(write: LocalWrite): void {
-    const { activity } = this.volume
-    if (write.activity !== activity) {
-      this.#releaseActivity(write)
-      if (activity !== undefined && !activity.acquire(write)) return
-      write.activity = activity
-    }
-    this.#startWrite(write)
-  }
-
-  /** Its extents are hot now. */
-  restart(write: LocalWrite): void {
+  #restart(write: LocalWrite): void {
     this.#restarts.push(write)
     this.pumpNeeded = true
   }
@@ -513,6 +528,7 @@ export class VolumeIo {
   }
 
   failWrite(write: LocalWrite, error: DiskError): void {
+    this.#resent.delete(write)
     this.#releaseActivity(write)
     this.release(write)
     this.volume.engine.clientDone(write.id, {
@@ -524,11 +540,7 @@ export class VolumeIo {
   #maybeComplete(write: LocalWrite): void {
     if (write.localPending || write.peerPending || write.postponed || write.completed) return
     if (write.localError !== undefined && !write.onPeer) {
-      write.completed = true
-      this.failWrite(write, {
-        code: write.localError === 'no-space' ? 'no-space' : 'io',
-        message: `volume ${this.volume.number}: write failed on the own disk and is not on the peer`,
-      })
+      this.#failOrKeep(write, write.localError)
       return
     }
     if (!write.onPeer && !this.volume.mayCompleteAlone) {
@@ -537,10 +549,11 @@ export class VolumeIo {
     }
     if (!write.onPeer && write.writtenTo !== this.volume.store) {
       // It went to the peer alone, and the disk that this host goes on with was attached later: the peer takes it nowhere.
-      this.restart(write)
+      this.#restart(write)
       return
     }
     write.completed = true
+    if (this.#resent.size > 0) this.#resent.delete(write)
     if (write.maySetInSync && write.localError === undefined) {
       const [from, to] = blocksCovered(write.sector, write.sectors, this.volume.sizeSectors)
       if (from < to) this.resync.clearInSync(from, to)
@@ -549,6 +562,21 @@ export class VolumeIo {
     this.release(write)
     this.volume.engine.connection.epochs.onCompletion(write.epoch)
     this.volume.engine.clientDone(write.id, undefined, undefined, !write.dataQueued && write.localError === undefined)
+  }
+
+  /** Failed on the own disk and not on the peer: an error, unless such writes are to wait until there are data again. */
+  #failOrKeep(write: LocalWrite, code: ClientErrorCode): void {
+    const { volume } = this
+    if (volume.engine.settings.onNoDataAccessible === 'suspend-io' && volume.dataAccessible) {
+      if (volume.suspended || this.#inDoubt.has(write.cookie)) this.#parked.push(write)
+      else this.#restart(write)
+      return
+    }
+    write.completed = true
+    this.failWrite(write, {
+      code: code === 'no-space' ? 'no-space' : 'io',
+      message: `volume ${volume.number}: write failed on the own disk and is not on the peer`,
+    })
   }
 
   /** Done here and not on the peer, and this host may not go on alone (yet). */
@@ -603,12 +631,14 @@ export class VolumeIo {
 
   /** This host may go on alone now (fenced, or the metadata is written): what was parked is complete. */
   completeParked(): void {
-    if (this.volume.mayCompleteAlone) this.#inDoubt.clear()
+    // Without data all that is parked fails: there is nobody left to ask.
+    const decided = this.volume.mayCompleteAlone || !this.volume.dataAccessible
+    if (decided) this.#inDoubt.clear()
     const parked = this.#parked
     this.#parked = []
     for (const request of parked) {
       if (!(request instanceof FlushRequest)) this.#maybeComplete(request)
-      else if (this.volume.mayCompleteAlone) this.flushes.complete(request)
+      else if (decided) this.flushes.request(request)
       else this.#parked.push(request)
     }
     this.flushes.onDoubtsSettled()
@@ -616,6 +646,11 @@ export class VolumeIo {
 
   get hasDoubts(): boolean {
     return this.#inDoubt.size > 0
+  }
+
+  /** Writes are in doubt, or were and are being sent again. */
+  get settlesDoubts(): boolean {
+    return this.#inDoubt.size > 0 || this.#resent.size > 0
   }
 
   /** The peer came back before this host went on alone, and this host is the target: asks what became of its writes. */
@@ -630,13 +665,28 @@ export class VolumeIo {
       const write = this.#inDoubt.get(cookie)
       if (write !== undefined) write.onPeer = true
     }
-    this.#inDoubt.clear()
     this.restartParked()
     this.flushes.onDoubtsSettled()
   }
 
+  /**
+   * The peer was Primary, and comes back without its memory: its clients may have seen what is in doubt here, and written
+   * after it. Neither "done" nor sending it again would be the truth.
+   */
+  failDoubts(): void {
+    const doubts = new Set(this.#inDoubt.values())
+    this.#inDoubt.clear()
+    this.#parked = this.#parked.filter((request) => request instanceof FlushRequest || !doubts.has(request))
+    for (const write of doubts) {
+      if (write.completed || write.localPending) continue
+      write.completed = true
+      this.failWrite(write, { code: 'io', message: 'the peer has crashed: it is not known whether it had this write' })
+    }
+  }
+
   /** What was parked and is not on the peer is sent again, as new requests. */
   restartParked(): void {
+    for (const write of this.#inDoubt.values()) if (!write.onPeer && !write.completed) this.#resent.add(write)
     this.#inDoubt.clear()
     const parked = this.#parked
     this.#parked = []
@@ -694,6 +744,7 @@ export class Flushes implements DiskOp {
   #roundRunning = false
   #localPending = false
   #peerCookie = 0
+  #sentToPeer = false
   #onPeer = false
   #failed = false
   sentAtMs = Number.POSITIVE_INFINITY
@@ -757,7 +808,7 @@ export class Flushes implements DiskOp {
     this.#finishRound()
   }
 
-  complete(flush: FlushRequest): void {
+  #complete(flush: FlushRequest): void {
     if (flush.id >= 0) this.#io.volume.engine.clientDone(flush.id, undefined)
   }
 
@@ -769,7 +820,8 @@ export class Flushes implements DiskOp {
     this.#next = []
     this.#failed = false
     this.#onPeer = false
-    if (volume.replicates) {
+    this.#sentToPeer = volume.replicates
+    if (this.#sentToPeer) {
       this.#peerCookie = this.#io.newCookie()
       this.sentAtMs = engine.nowMs
       const epoch = engine.connection.epochs.assign(undefined)
@@ -795,15 +847,18 @@ export class Flushes implements DiskOp {
 
   #finishRound(): void {
     if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return
+    const { volume } = this.#io
     const running = this.#running
     this.#running = []
     this.#roundRunning = false
     for (const flush of running) {
       if (flush.id < 0) continue
-      if (this.#failed && !this.#onPeer)
-        this.#io.volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk' })
-      else if (!this.#onPeer && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)
-      else this.complete(flush)
+      if (this.#onPeer || (!this.#failed && volume.mayCompleteAlone)) this.#complete(flush)
+      else if (!volume.dataAccessible || (this.#failed && !volume.suspended))
+        volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk and on the peer' })
+      // A resync has ended meanwhile: the peer has a part in it now.
+      else if (!this.#sentToPeer && volume.replicates) this.#next.push(flush)
+      else this.#io.park(flush)
     }
     if (this.#next.length > 0 && !this.#io.hasDoubts) this.#startRound()
   }

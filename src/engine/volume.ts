@@ -54,14 +54,17 @@ import {
 } from '../wire/drbd/constants.ts'
 import type { StateWord } from '../wire/drbd/state-word.ts'
 import { type ActivityHost, ActivityLog } from './activity.ts'
+import { DriverError } from './driver-error.ts'
 import type { Effect } from './effects.ts'
 import type { Engine } from './engine.ts'
 import type { OpenedDevices } from './events.ts'
+import { ExposedData } from './exposed.ts'
 import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
 import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
+import { describe, isNewWriterHere, lostPeerData, sameState } from './state-change.ts'
 import { sanitize } from './state-rules.ts'
 import { VolumeIo } from './volume-io.ts'
 
@@ -102,6 +105,7 @@ export class Volume implements MetadataHost, ActivityHost {
   allZero = false
   /** Disk state found at attach, in force once the state of a connected peer is known. */
   attachDisk = D_DISKLESS
+  readonly exposed = new ExposedData()
   #metadata: AttachedMetadata | undefined
   #devices: OpenedDevices | undefined
   #bitmap: Bitmap | undefined
@@ -112,6 +116,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #fullSync = false
   /** A new generation is due as soon as I/O is no longer suspended. */
   #newUuidPending = false
+  /** The peer was Primary when it was lost; has not been seen since. */
+  #lostPrimary = false
   /** Superblock writes that new writes and lone completions wait for. */
   #gates = 0
   #sequence = 0
@@ -119,6 +125,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
   sentBytes = 0
   receivedBytes = 0
+  diskReadBytes = 0
+  diskWrittenBytes = 0
   activityLogWrites = 0
   bitmapWrites = 0
 
@@ -245,6 +253,12 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine.emit(effect)
   }
 
+  /** Counts what is read from and written to the data area. */
+  countDisk(effect: Effect): void {
+    if (effect.type === 'disk.write') this.diskWrittenBytes += effect.data.length
+    else if (effect.type === 'disk.read') this.diskReadBytes += effect.lengthBytes
+  }
+
   onPeerFlushed(): void {
     this.#writesSinceFlush = 0
     this.stability?.flushDone()
@@ -312,7 +326,13 @@ export class Volume implements MetadataHost, ActivityHost {
 
   #onMetadata(metadata: AttachedMetadata, devices: OpenedDevices): void {
     const { superblock } = metadata
+    const { conn, role } = this.state
+    if (role === R_PRIMARY && conn < C_CONNECTED && !this.exposed.mayServeOwn(superblock.current)) {
+      this.#abortAttach(new DriverError(150, 'the disk holds another generation than the one that clients saw last'))
+      return
+    }
     this.#metadata = metadata
+    this.exposed.clear()
     const cap = this.settings.sizeSectors
     this.usableSectors = cap > 0 ? Math.min(cap, metadata.usableSectors) : metadata.usableSectors
     const sectors =
@@ -341,7 +361,8 @@ export class Volume implements MetadataHost, ActivityHost {
     }
     const name = diskStateFromFlags(superblock.flags)
     this.attachDisk = DISK_OF_NAME.get(name) ?? D_INCONSISTENT
-    if (this.attachDisk === D_CONSISTENT && this.engine.settings.fencing === 'dont-care') this.attachDisk = D_UPTODATE
+    const isNewest = this.engine.settings.fencing === 'dont-care' || this.state.pdsk === D_OUTDATED
+    if (this.attachDisk === D_CONSISTENT && isNewest) this.attachDisk = D_UPTODATE
     const written = (error: DiskError | undefined): void => {
       if (error === undefined) this.#onAttachWritten(superblock)
     }
@@ -366,6 +387,14 @@ export class Volume implements MetadataHost, ActivityHost {
   /** Gives the disk up. What is at the disk completes into the void. */
   detach(reason: string): void {
     if (this.state.disk === D_DISKLESS) return
+    const { conn, disk, pdsk } = this.state
+    if (disk === D_UPTODATE) {
+      const { current, bitmap } = this.uuids
+      this.exposed.onOwnLost(
+        this.#gates > 0 ? [current, bitmap] : [current],
+        conn >= C_CONNECTED && pdsk === D_UPTODATE,
+      )
+    } else if (disk >= D_INCONSISTENT) this.negotiation.exposePeer()
     this.change({ disk: D_FAILED }, reason)
     this.change({ disk: D_DISKLESS }, reason)
     const waiting = this.activity?.close() ?? []
@@ -505,8 +534,12 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#newUuidPending = false
     this.setUuids(newCurrent(this.uuids, this.engine.entropy.u64(), this.state.role === R_PRIMARY))
     this.engine.log('info', "new current UUID: this host goes on without the peer's data", this.number)
-    this.saveBeforeGoingOn()
-    if (this.state.conn >= C_CONNECTED) this.negotiation.sendUuids(0)
+    const session = this.engine.connection.session
+    this.saveBeforeGoingOn(() => {
+      // Not before it is durable: a diskless peer takes up no other generation than the one it was told of.
+      const isSame = session === this.engine.connection.session && this.state.conn >= C_CONNECTED
+      if (isSame && this.#store !== undefined) this.negotiation.sendUuids(0)
+    })
   }
 
   /** The administrator's new generation while StandAlone; `clear`: it differs from the old one in nothing. */
@@ -585,7 +618,7 @@ export class Volume implements MetadataHost, ActivityHost {
   implied(patch: Partial<StateWord>): StateWord {
     return sanitize({ ...this.state, ...patch }, this.state, {
       fencing: FENCING_NUMBER[this.engine.settings.fencing],
-      onNoDataSuspend: false,
+      onNoDataSuspend: this.engine.settings.onNoDataAccessible === 'suspend-io',
       attachDisk: this.attachDisk,
       exposedMatches: true,
     })
@@ -606,7 +639,7 @@ export class Volume implements MetadataHost, ActivityHost {
   #afterChange(old: StateWord, next: StateWord): void {
     if (next.disk === D_UPTODATE && next.pdsk === D_UPTODATE) this.crashedPrimary = false
     if (old.conn >= C_CONNECTED && next.conn < C_CONNECTED) this.#onPeerLost(old, next)
-    else if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
+    else if (lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)) this.#onPeerDataLost(next)
     if (old.role !== next.role && this.uuids.current !== 0n) {
       this.setUuids({ ...this.uuids, current: withPrimaryBit(this.uuids.current, next.role === R_PRIMARY) })
     }
@@ -620,6 +653,7 @@ export class Volume implements MetadataHost, ActivityHost {
     if (old.conn === C_PAUSED_SYNC_T && next.conn === C_SYNC_TARGET) this.io.resync.advance()
     const wasSuspended = old.susp || old.suspFen || old.suspNod
     if (wasSuspended && !this.suspended && this.#newUuidPending) this.newCurrentUuid()
+    this.#maybeThaw()
     this.#whenOpen()
   }
 
@@ -652,9 +686,20 @@ export class Volume implements MetadataHost, ActivityHost {
       this.change({ suspFen: false }, 'the peer is back')
     }
     if (this.mayCompleteAlone || this.state.conn === C_WF_BITMAP_S) return
-    // A source completes what is parked as soon as the resync has begun; a target asks what became of it.
-    if (this.state.conn === C_WF_BITMAP_T && this.engine.connection.coprimePeer) this.io.askInDoubt()
+    // A source completes what is parked as soon as the resync has begun; a target, or who has no disk, asks what became of it.
+    if (this.state.suspNod && this.#lostPrimary && this.state.peer !== R_PRIMARY) this.io.failDoubts()
+    this.#lostPrimary = false
+    const asks = this.state.conn === C_WF_BITMAP_T || (this.state.disk < D_INCONSISTENT && this.io.hasDoubts)
+    if (asks && this.engine.connection.coprimePeer) this.io.askInDoubt()
     else this.io.restartParked()
+  }
+
+  /** Frozen for want of data (on-no-data-accessible suspend-io), and there are data again, here or on the peer. */
+  #maybeThaw(): void {
+    const { suspNod, role, disk, pdsk } = this.state
+    if (!suspNod || (role === R_PRIMARY && disk !== D_UPTODATE && pdsk !== D_UPTODATE)) return
+    this.change({ suspNod: false }, 'there are UpToDate data again')
+    if (!this.suspended && !this.io.hasDoubts) this.io.restartParked()
   }
 
   #onPeerLost(old: StateWord, next: StateWord): void {
@@ -669,6 +714,7 @@ export class Volume implements MetadataHost, ActivityHost {
     }
     this.engine.timers.clear(`peer-flush-${this.number}`)
     if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
+    if (old.peer === R_PRIMARY) this.#lostPrimary = true
     this.io.onPeerLost()
     this.activity?.onStable()
     this.negotiation.onPeerLost()
@@ -688,11 +734,11 @@ export class Volume implements MetadataHost, ActivityHost {
     if (this.state.conn >= C_CONNECTED) return
     switch (exitCode) {
       case 3:
-        this.change({ pdsk: D_INCONSISTENT, suspFen: false }, 'fence-peer: the peer is Inconsistent')
+        this.change({ ...this.#newest(), pdsk: D_INCONSISTENT, suspFen: false }, 'fence-peer: the peer is Inconsistent')
         break
       case 4:
       case 7:
-        this.change({ pdsk: D_OUTDATED, suspFen: false }, 'fence-peer: the peer is fenced')
+        this.change({ ...this.#newest(), pdsk: D_OUTDATED, suspFen: false }, 'fence-peer: the peer is fenced')
         break
       case 5:
         if (this.state.disk === D_UPTODATE)
@@ -709,6 +755,12 @@ export class Volume implements MetadataHost, ActivityHost {
           this.number,
         )
     }
+  }
+
+  /** A Primary that attached its disk before its peer was fenced: what it has is the newest. */
+  #newest(): Partial<StateWord> {
+    const { role, disk } = this.state
+    return role === R_PRIMARY && disk === D_CONSISTENT ? { disk: D_UPTODATE } : {}
   }
 
   /** The administrator vouches for the peer being out of the game. */
@@ -816,7 +868,7 @@ export class Volume implements MetadataHost, ActivityHost {
       outOfSyncBlocks: this.#bitmap?.count ?? 0,
       resyncTotalBlocks: isSyncing(state.conn) ? io.resync.totalBits : 0,
       resyncLeftBlocks: isSyncing(state.conn) ? (this.#bitmap?.count ?? 0) : 0,
-      resyncBytes: io.resync.sentBytes + io.resync.receivedBytes,
+      resyncBytes: io.resync.sentBytes + io.resync.receivedBytes + io.resync.holeBytes,
       resyncHoleBytes: io.resync.holeBytes,
       uuids: this.uuids,
       suspended,
@@ -825,8 +877,8 @@ export class Volume implements MetadataHost, ActivityHost {
         writeRequests: io.writeRequests,
         sentBytes: this.sentBytes,
         receivedBytes: this.receivedBytes,
-        diskReadBytes: this.engine.diskReadBytes,
-        diskWrittenBytes: this.engine.diskWrittenBytes,
+        diskReadBytes: this.diskReadBytes,
+        diskWrittenBytes: this.diskWrittenBytes,
         activityLogWrites: this.activityLogWrites,
         bitmapWrites: this.bitmapWrites,
         superseded: io.superseded,
@@ -840,38 +892,3 @@ export const FENCING_NUMBER = { 'dont-care': 0, 'resource-only': 1, 'resource-an
 
 export const isSyncing = (conn: number): boolean =>
   conn === C_SYNC_SOURCE || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_S || conn === C_PAUSED_SYNC_T
-
-/** The peer's data are no longer there for us (wire-protocol.md 5.2). */
-function lostPeerData(old: number, next: number): boolean {
-  const had = old >= D_INCONSISTENT && old !== D_UNKNOWN && old !== D_OUTDATED
-  const has = next >= D_INCONSISTENT && next !== D_UNKNOWN && next !== D_OUTDATED
-  if (had && !has) return true
-  return old === D_UNKNOWN && (next === D_DISKLESS || next === D_FAILED || next === D_OUTDATED)
-}
-
-function sameState(a: StateWord, b: StateWord): boolean {
-  return (
-    a.role === b.role &&
-    a.peer === b.peer &&
-    a.conn === b.conn &&
-    a.disk === b.disk &&
-    a.pdsk === b.pdsk &&
-    a.susp === b.susp &&
-    a.aftrIsp === b.aftrIsp &&
-    a.peerIsp === b.peerIsp &&
-    a.userIsp === b.userIsp &&
-    a.suspNod === b.suspNod &&
-    a.suspFen === b.suspFen
-  )
-}
-
-function describe(old: StateWord, next: StateWord): string {
-  const parts: string[] = []
-  if (old.role !== next.role) parts.push(`role ${old.role}->${next.role}`)
-  if (old.peer !== next.peer) parts.push(`peer ${old.peer}->${next.peer}`)
-  if (old.conn !== next.conn) parts.push(`conn ${connectionStateName(old.conn)} -> ${connectionStateName(next.conn)}`)
-  if (old.disk !== next.disk) parts.push(`disk ${diskStateName(old.disk)} -> ${diskStateName(next.disk)}`)
-  if (old.pdsk !== next.pdsk) parts.push(`pdsk ${diskStateName(old.pdsk)} -> ${diskStateName(next.pdsk)}`)
-  if (old.suspFen !== next.suspFen) parts.push(`frozen for fencing ${old.suspFen} -> ${next.suspFen}`)
-  return parts.join(', ') || 'flags'
-}

@@ -72,6 +72,7 @@ export interface AdminResult {
 
 export type FencingPolicy = 'dont-care' | 'resource-only' | 'resource-and-stonith'
 export type OnIoError = 'pass_on' | 'call-local-io-error' | 'detach'
+export type OnNoDataAccessible = 'io-error' | 'suspend-io'
 
 export interface VolumeSettings {
   readonly volume: number
@@ -93,6 +94,8 @@ export interface ResourceSettings {
   readonly fencing: FencingPolicy
   /** Whether a fence-peer handler is configured. */
   readonly fencePeerHandler: boolean
+  /** What a Primary does with requests while neither host has UpToDate data for it. */
+  readonly onNoDataAccessible: OnNoDataAccessible
   /** Policy numbers as on the wire (wire-protocol.md 3.12). */
   readonly afterSb0p: number
   readonly afterSb1p: number
@@ -164,7 +167,10 @@ export interface VolumeStatus {
   /** Of the resync that is running: blocks at its start and blocks left; 0 and 0 otherwise. */
   readonly resyncTotalBlocks: number
   readonly resyncLeftBlocks: number
-  /** Totals since start, in bytes: resync data received or sent, and of these found to be holes. */
+  /**
+   * Totals since start, in bytes of the device: what a resync transferred, in either direction, as data or as holes; and of
+   * these the holes.
+   */
   readonly resyncBytes: number
   readonly resyncHoleBytes: number
   readonly uuids: {

@@ -127,6 +127,7 @@ function drawSettings(prng: Prng, choice: WorldChoice): ResourceSettings {
     allowTwoPrimaries: true,
     fencing: FENCING_STONITH,
     fencePeerHandler: true,
+    onNoDataAccessible: 'io-error',
     afterSb0p: 0,
     afterSb1p: 0,
     afterSb2p: 0,

@@ -68,9 +68,20 @@ after(async () => {
 })
 
 describe('on the replication port', () => {
+  test('who does not come from the address of the peer is refused before anything else', async () => {
+    const from = lab.logLines('a').length
+    const one = new Stranger({ ...replicationPort(), localAddress: '127.0.0.66' }).send(INITIAL_DATA)
+    const ms = await one.closedAfter(STRANGER_MS, 'another address')
+    assert.ok(ms < STRANGER_MS / 2, `closed after ${ms} ms`)
+    await lab.untilLogged('a', /a connection from 127\.0\.0\.66 was refused: the peer is 127\.0\.0\.1/, from)
+    await stillServes()
+  })
+
   test('who says nothing is let go after four ping time-outs', async () => {
     const strangers = await Promise.all(Array.from({ length: 5 }, () => stranger()))
+    const from = lab.logLines('a').length
     for (const one of strangers) await letGoInTime(one, 'silent')
+    await lab.untilLogged('a', /a stranger on the replication port: no packet came within 2000 ms/, from)
     await stillServes()
   })
 
@@ -248,7 +259,10 @@ test('the daemon is the one that was there, and has not grown', async () => {
 
 // ---- the daemon under attack --------------------------------------------------------------------------------------------
 
-const replicationPort = (): Where => ({ host: ends.local.address, port: ends.local.port })
+const replicationPort = (): { readonly host: string; readonly port: number } => ({
+  host: ends.local.address,
+  port: ends.local.port,
+})
 
 /** While a handshake with somebody goes on nobody listens; then again, within a time-out and a pause. */
 async function stranger(): Promise<Stranger> {

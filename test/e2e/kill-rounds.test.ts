@@ -116,8 +116,8 @@ async function round(victim: Side, { again, cutFirst }: { again: boolean; cutFir
   await lab.restart(victim)
   if (again) await killDuringResync(victim)
   await lab.untilReady()
-  const { resyncBytes, resyncHoleBytes } = await lab.volume(victim)
-  const resynced = (resyncBytes + resyncHoleBytes) / BLOCK_BYTES
+  const { resyncBytes } = await lab.volume(victim)
+  const resynced = resyncBytes / BLOCK_BYTES
   workload.stop()
   await workload.finish(ANSWER_MS)
   const states = await Promise.all([lab.resource('a'), lab.resource('b')])

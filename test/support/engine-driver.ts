@@ -501,6 +501,7 @@ export function resourceSettings(
     allowTwoPrimaries: true,
     fencing: 'dont-care',
     fencePeerHandler: true,
+    onNoDataAccessible: 'io-error',
     afterSb0p: 0,
     afterSb1p: 0,
     afterSb2p: 0,

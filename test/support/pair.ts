@@ -301,6 +301,7 @@ function settingsOf(options: PairOptions): ResourceSettings {
     allowTwoPrimaries: true,
     fencing: 'resource-and-stonith',
     fencePeerHandler: true,
+    onNoDataAccessible: 'io-error',
     afterSb0p: 0,
     afterSb1p: 0,
     afterSb2p: 0,

@@ -8,7 +8,10 @@ import type { WireContext } from '../../src/wire/drbd/packet.ts'
 import type { Packet } from '../../src/wire/drbd/packets.ts'
 import { Changes, within } from './bounded.ts'
 
-export type Where = { readonly host: string; readonly port: number } | { readonly path: string }
+/** `localAddress`: where it comes from. */
+export type Where =
+  | { readonly host: string; readonly port: number; readonly localAddress?: string }
+  | { readonly path: string }
 
 const CONNECT_MS = 5_000
 const KEPT_BYTES_MAX = 1024 * 1024

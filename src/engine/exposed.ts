@@ -1,0 +1,43 @@
+// Which data a host without an attached disk may serve. Its clients have seen a certain generation; a Primary must not find
+// itself on older or foreign data, neither of its own disk, attached again, nor of a peer that comes back (wire-protocol.md
+// 4.3, "exposed data UUID"; 5.2: the peer makes a new generation when this host's disk is lost).
+
+import { sameGeneration, type Uuids } from '../meta/uuids.ts'
+
+export class ExposedData {
+  /** The generation that clients see, or saw last; two if a new one was being written when the disk failed. Empty: none yet. */
+  #generations: readonly bigint[] = []
+  /** The own disk has missed what the peer got since, and the peer has not told yet by which new generation that is known. */
+  #staleHere = false
+
+  /** A disk is attached again. */
+  clear(): void {
+    this.#generations = []
+    this.#staleHere = false
+  }
+
+  /** The own, UpToDate disk is lost. `alsoOnPeer`: the peer has all of it, and goes on. */
+  onOwnLost(generations: readonly bigint[], alsoOnPeer: boolean): void {
+    this.#generations = generations
+    this.#staleHere = alsoOnPeer
+  }
+
+  /** Clients see the peer's data. */
+  follow(peer: Uuids): void {
+    if (!this.#holds(peer.current)) this.#staleHere = false
+    this.#generations = [peer.current]
+  }
+
+  mayServeOwn(current: bigint): boolean {
+    return this.#generations.length === 0 || (!this.#staleHere && this.#holds(current))
+  }
+
+  mayServePeer(peer: Uuids): boolean {
+    if (this.#generations.length === 0 || this.#holds(peer.current)) return true
+    return this.#staleHere && this.#holds(peer.bitmap)
+  }
+
+  #holds(generation: bigint): boolean {
+    return this.#generations.some((exposed) => sameGeneration(exposed, generation))
+  }
+}

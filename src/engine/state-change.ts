@@ -1,0 +1,53 @@
+// What to make of an old and a new state of a volume: whether anything changed, how to say it, and what it means.
+
+import {
+  connectionStateName,
+  D_DISKLESS,
+  D_FAILED,
+  D_INCONSISTENT,
+  D_OUTDATED,
+  D_UNKNOWN,
+  diskStateName,
+  R_PRIMARY,
+} from '../wire/drbd/constants.ts'
+import type { StateWord } from '../wire/drbd/state-word.ts'
+
+/** The peer's data are no longer there for us (wire-protocol.md 5.2). */
+export function lostPeerData(old: number, next: number): boolean {
+  const had = old >= D_INCONSISTENT && old !== D_UNKNOWN && old !== D_OUTDATED
+  const has = next >= D_INCONSISTENT && next !== D_UNKNOWN && next !== D_OUTDATED
+  if (had && !has) return true
+  return old === D_UNKNOWN && (next === D_DISKLESS || next === D_FAILED || next === D_OUTDATED)
+}
+
+/** A peer without a disk has become Primary: what it writes is here only (wire-protocol.md 5.2). */
+export const isNewWriterHere = (old: StateWord, next: StateWord): boolean =>
+  old.peer !== R_PRIMARY && next.peer === R_PRIMARY && next.pdsk === D_DISKLESS
+
+export function sameState(a: StateWord, b: StateWord): boolean {
+  return (
+    a.role === b.role &&
+    a.peer === b.peer &&
+    a.conn === b.conn &&
+    a.disk === b.disk &&
+    a.pdsk === b.pdsk &&
+    a.susp === b.susp &&
+    a.aftrIsp === b.aftrIsp &&
+    a.peerIsp === b.peerIsp &&
+    a.userIsp === b.userIsp &&
+    a.suspNod === b.suspNod &&
+    a.suspFen === b.suspFen
+  )
+}
+
+export function describe(old: StateWord, next: StateWord): string {
+  const parts: string[] = []
+  if (old.role !== next.role) parts.push(`role ${old.role}->${next.role}`)
+  if (old.peer !== next.peer) parts.push(`peer ${old.peer}->${next.peer}`)
+  if (old.conn !== next.conn) parts.push(`conn ${connectionStateName(old.conn)} -> ${connectionStateName(next.conn)}`)
+  if (old.disk !== next.disk) parts.push(`disk ${diskStateName(old.disk)} -> ${diskStateName(next.disk)}`)
+  if (old.pdsk !== next.pdsk) parts.push(`pdsk ${diskStateName(old.pdsk)} -> ${diskStateName(next.pdsk)}`)
+  if (old.suspFen !== next.suspFen) parts.push(`frozen for fencing ${old.suspFen} -> ${next.suspFen}`)
+  if (old.suspNod !== next.suspNod) parts.push(`frozen without data ${old.suspNod} -> ${next.suspNod}`)
+  return parts.join(', ') || 'flags'
+}
