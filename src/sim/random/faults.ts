@@ -144,7 +144,12 @@ function drawFault(prng: Prng, pair: Pair): Fault {
       return { type, hosts, apartMs: prng.pick([0, 0, 20, 1_500]) }
     }
     case 'rot':
-      return { type, host: pair.weakDisk, where: prng.pick(['superblock', 'log'] as const), powerCut: prng.chance(1, 2) }
+      return {
+        type,
+        host: pair.weakDisk,
+        where: prng.pick(['superblock', 'log'] as const),
+        powerCut: prng.chance(1, 2),
+      }
     case 'new-disk':
     case 'invalidate':
       return { type, host: pair.weakDisk }
