@@ -154,3 +154,10 @@ test('a flush that is answered after the loss vouches for what was answered befo
   failed.history.complete(refused, 'unknown')
   assert.equal(failed.read(0).verdict, undefined)
 })
+
+test('what a dead process left in its cache goes with the power later', () => {
+  assert.equal(script().write(1).lose('unanswered').lose().read(0).verdict, undefined)
+  assert.equal(script().write(1).flush().lose('unanswered').lose().read(0).verdict, 'durability')
+  assert.equal(script().write(1).lose().lose('unanswered').read(0).verdict, undefined)
+  assert.equal(script().write(1, true).write(2).lose('unanswered').read(2).lose().read(1).verdict, undefined)
+})

@@ -49,39 +49,57 @@ interface SectorHistory {
 
 const UNSEEN_VALUE = 'content that nobody read'
 
+/** The time between two losses. */
+interface Part {
+  readonly startsAt: number
+  readonly endsAt: number
+  /** Caches were lost at its start. */
+  readonly cachesLost: boolean
+  /** What ends it; undefined: the end of the history. */
+  readonly loss: Loss | undefined
+}
+
+function partsBetween(losses: readonly Loss[]): Part[] {
+  return [...losses, undefined].map((loss, index) => ({
+    startsAt: losses[index - 1]?.at ?? Number.NEGATIVE_INFINITY,
+    endsAt: loss?.at ?? Number.POSITIVE_INFINITY,
+    cachesLost: losses[index - 1]?.what === 'unflushed',
+    loss,
+  }))
+}
+
 function checkSector(history: SectorHistory): HistoryViolation | undefined {
-  const { sector, losses } = history
+  const { sector } = history
+  const parts = partsBetween(history.losses)
   let initial: SectorValue = ZERO_VALUE
   // What the sector may have held at the start of the part: more than one value if nobody has looked since the loss.
   let candidates: ReadonlySet<SectorValue> = new Set([ZERO_VALUE])
-  let startsAt = Number.NEGATIVE_INFINITY
-  for (let part = 0; part <= losses.length; part++) {
-    const loss = losses[part]
-    const endsAt = loss?.at ?? Number.POSITIVE_INFINITY
-    const cachesLost = losses[part - 1]?.what === 'unflushed'
-    const operations = operationsBetween(history, { startsAt, endsAt, cachesLost })
+  // The same for the time since caches were lost last: what only processes that died left in them may go with them later.
+  let cached = { startsAt: Number.NEGATIVE_INFINITY, cachesLost: false, candidates }
+  for (const [index, part] of parts.entries()) {
+    const operations = operationsBetween(history, part)
     const violation = checkRegister(operations, initial)
     if (violation !== undefined) {
       const values = violation.values.map(describeValue).join('; ')
       const message = `sector ${sector}: ${violation.message} (${values})`
       return { checker: 'linearizability', sector, message }
     }
-    if (loss === undefined) break
-    const nextEndsAt = losses[part + 1]?.at ?? Number.POSITIVE_INFINITY
-    const next = operationsBetween(history, {
-      startsAt: endsAt,
-      endsAt: nextEndsAt,
-      cachesLost: loss.what === 'unflushed',
-    })
-    const allowed = valuesThatMaySurvive(history, { operations, candidates, loss })
-    const survivor = survivingValue(next, allowed)
+    const { loss, endsAt } = part
+    const next = parts[index + 1]
+    if (loss === undefined || next === undefined) break
+    const before =
+      loss.what === 'unflushed'
+        ? { operations: operationsBetween(history, { ...cached, endsAt }), candidates: cached.candidates }
+        : { operations, candidates }
+    const allowed = valuesThatMaySurvive(history, { ...before, loss })
+    const survivor = survivingValue(operationsBetween(history, next), allowed)
     if ('message' in survivor) {
       const message = `sector ${sector} after the loss of ${loss.what} writes at ${endsAt}: ${survivor.message}`
       return { checker: 'durability', sector, message }
     }
     initial = survivor.initial
     candidates = survivor.candidates
-    startsAt = endsAt
+    if (loss.what === 'unflushed') cached = { startsAt: endsAt, cachesLost: true, candidates }
   }
   return undefined
 }
@@ -89,7 +107,7 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
 /** The operations of one part, those that cross its borders with their answers adjusted as the head of this file says. */
 function operationsBetween(
   { operations, fua }: SectorHistory,
-  { startsAt, endsAt, cachesLost }: { startsAt: number; endsAt: number; cachesLost: boolean },
+  { startsAt, endsAt, cachesLost }: Omit<Part, 'loss'>,
 ): RegisterOperation[] {
   const inside: RegisterOperation[] = []
   for (const operation of operations) {
