@@ -30,6 +30,7 @@ import { IntervalSet } from './intervals.ts'
 import { PeerIo } from './peer-io.ts'
 import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest } from './requests.ts'
 import { Resync } from './resync.ts'
+import type { Stability } from './stability.ts'
 import type { Volume } from './volume.ts'
 
 /** A range that the winner of a conflict leaves free for the write it told to retry. */
@@ -136,6 +137,7 @@ export class VolumeIo {
       this.#held.length === 0 &&
       this.#waiting.length === 0 &&
       this.#parked.length === 0 &&
+      (this.volume.activity?.quiet ?? true) &&
       this.flushes.quiet
     )
   }
@@ -251,6 +253,7 @@ export class VolumeIo {
     } else if (volume.state.conn >= C_CONNECTED && volume.state.pdsk === D_UPTODATE) {
       read.remote = true
       read.cookie = this.#cookie()
+      read.startedAtMs = volume.engine.nowMs
       this.activate(read)
       this.inFlight.set(read.cookie, read)
       volume.engine.connection.epochs.assign(undefined)
@@ -651,10 +654,12 @@ export class VolumeIo {
 
   /** Start of the oldest request that the peer has not answered, or infinity. */
   get oldestUnansweredMs(): number {
+    let oldest = Math.min(this.flushes.sentAtMs, this.resync.oldestUnansweredMs)
     for (const request of this.inFlight.values()) {
-      if (request.kind === 'local-write') return Math.min(request.startedAtMs, this.flushes.sentAtMs)
+      oldest = Math.min(oldest, request.startedAtMs)
+      break
     }
-    return this.flushes.sentAtMs
+    return oldest
   }
 
   #cookie(): number {
@@ -691,6 +696,8 @@ export class Flushes implements DiskOp {
   #roundRunning = false
   #localPending = false
   #peerCookie = 0
+  /** Of the disk that was attached when the round began: another one knows nothing of it. */
+  #stability: Stability | undefined
   #onPeer = false
   #failed = false
   sentAtMs = Number.POSITIVE_INFINITY
@@ -732,7 +739,7 @@ export class Flushes implements DiskOp {
     this.#peerCookie = 0
     this.sentAtMs = Number.POSITIVE_INFINITY
     this.#onPeer = true
-    this.#io.volume.onPeerFlushed()
+    if (this.#stability === this.#io.volume.stability) this.#io.volume.onPeerFlushed()
     this.#finishRound()
     return true
   }
@@ -742,7 +749,7 @@ export class Flushes implements DiskOp {
     if (cookie === 0 || cookie !== this.#peerCookie) return false
     this.#peerCookie = 0
     this.sentAtMs = Number.POSITIVE_INFINITY
-    this.#io.volume.stability?.flushFailed()
+    if (this.#stability === this.#io.volume.stability) this.#stability?.flushFailed()
     this.#finishRound()
     return true
   }
@@ -782,6 +789,7 @@ export class Flushes implements DiskOp {
         payload: EMPTY,
       })
       engine.connection.epochs.sent(epoch)
+      this.#stability = volume.stability
       volume.stability?.flushSent()
     }
     // A round of our own is for the peer's disk only.
@@ -799,6 +807,8 @@ export class Flushes implements DiskOp {
       if (flush.id < 0) continue
       if (this.#failed && !this.#onPeer)
         this.#io.volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk' })
+      else if (!this.#onPeer && !this.#io.volume.dataAccessible)
+        this.#io.volume.engine.clientDone(flush.id, { code: 'io', message: 'the peer with the UpToDate data is lost' })
       else if (!this.#onPeer && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)
       else this.complete(flush)
     }
