@@ -81,6 +81,11 @@ export class ActivityLog {
     if (this.#waiting.length > 0) this.#startTransaction()
   }
 
+  /** No write waits for its extents. */
+  get quiet(): boolean {
+    return this.#waiting.length === 0
+  }
+
   /** More may be stable than before. */
   onStable(): void {
     if (this.#waiting.length > 0) this.#startTransaction()

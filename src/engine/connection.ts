@@ -11,8 +11,11 @@ import {
   C_TEAR_DOWN,
   C_TIMEOUT,
   C_UNCONNECTED,
+  C_WF_BITMAP_S,
+  C_WF_BITMAP_T,
   C_WF_CONNECTION,
   C_WF_REPORT_PARAMS,
+  C_WF_SYNC_UUID,
   D_INCONSISTENT,
   D_OUTDATED,
   dataBytesMax,
@@ -56,12 +59,15 @@ const PROTOCOL_NUMBER = { A: 1, B: 2, C: 3 } as const
 const OWN_FEATURES = FF_TRIM | FF_THIN_RESYNC | FF_WSAME | FF_WZEROES | FF_COPRIME_ORDER
 const CHALLENGE_BYTES = 64
 const EMPTY = new Uint8Array(0)
+/** States in which the next word is the peer's; it may come by a stream that is dead while the other one lives. */
+const AWAITS_PEER: ReadonlySet<number> = new Set([C_WF_REPORT_PARAMS, C_WF_BITMAP_S, C_WF_BITMAP_T, C_WF_SYNC_UUID])
 
 type Phase = 'idle' | 'connecting' | 'features' | 'challenge' | 'response' | 'established'
 
 interface PendingChange {
   readonly volume: Volume | undefined
   readonly done: (code: number) => void
+  readonly sinceMs: number
 }
 
 export class Connection implements EpochHost {
@@ -555,13 +561,17 @@ export class Connection implements EpochHost {
     }
   }
 
-  /** A request that the peer leaves unanswered for ko-count x timeout ends the connection (1.5). */
+  /** A request, or a step of handshake or bitmap exchange, that the peer leaves unanswered for ko-count x timeout ends the connection (1.5). */
   #armRequestTimeout(): void {
     const { settings, timers, nowMs, volumes } = this.#engine
     if (settings.koCount === 0) return
     const limitMs = settings.koCount * settings.timeoutMs
     timers.set('requests', nowMs + Math.min(1000, limitMs / 4), () => {
-      const oldest = Math.min(...volumes.map((volume) => volume.io.oldestUnansweredMs))
+      let oldest = this.#pendingChange?.sinceMs ?? Number.POSITIVE_INFINITY
+      for (const volume of volumes) {
+        oldest = Math.min(oldest, volume.io.oldestUnansweredMs)
+        if (AWAITS_PEER.has(volume.state.conn)) oldest = Math.min(oldest, volume.connSinceMs)
+      }
       if (this.#engine.nowMs - oldest > limitMs)
         this.fail(C_TIMEOUT, `the peer left a request unanswered for ${limitMs} ms`)
       else this.#armRequestTimeout()
@@ -576,7 +586,7 @@ export class Connection implements EpochHost {
       done(SS_CONCURRENT_ST_CHG)
       return
     }
-    this.#pendingChange = { volume, done }
+    this.#pendingChange = { volume, done, sinceMs: this.#engine.nowMs }
     if (volume !== undefined)
       this.sendData({ type: 'P_STATE_CHG_REQ', volume: volume.number, mask: change.mask, value: change.value })
     else

@@ -81,6 +81,8 @@ export class Engine {
   readonly #afterFencing: (() => void)[] = []
   /** A demotion waits for the volumes to be quiet. */
   #demotion: ((result: AdminResult) => void) | undefined
+  /** The bitmaps of a demotion are being written. */
+  #demoting = false
 
   constructor(
     settings: ResourceSettings,
@@ -491,20 +493,35 @@ export class Engine {
   /** No request is in progress any more: bitmap to disk, then "was Primary" is taken back. */
   #maybeDemote(): void {
     const done = this.#demotion
-    if (done === undefined || !this.volumes.every((volume) => volume.io.quiet)) return
+    if (done === undefined || this.#demoting || !this.#quiet) return
+    this.#demoting = true
+    let open = this.volumes.length
+    const written = (): void => {
+      if (--open > 0) return
+      this.#demoting = false
+      // A request may have come meanwhile; then it is tried again at the end of the turn that completes it.
+      if (this.#quiet) this.#becomeSecondary(done)
+    }
+    for (const volume of this.volumes) {
+      if (volume.bitmap !== undefined && volume.store !== undefined)
+        volume.store.writeBitmap(volume.bitmap, 'changed', written)
+      else written()
+    }
+  }
+
+  #becomeSecondary(done: (result: AdminResult) => void): void {
     this.#demotion = undefined
     let open = this.volumes.length
     for (const volume of this.volumes) {
-      const finish = (): void => {
-        volume.change({ role: R_SECONDARY }, 'demotion')
-        volume.saveBeforeGoingOn(() => {
-          if (--open === 0) done(OK)
-        })
-      }
-      if (volume.bitmap !== undefined && volume.store !== undefined)
-        volume.store.writeBitmap(volume.bitmap, 'changed', finish)
-      else finish()
+      volume.change({ role: R_SECONDARY }, 'demotion')
+      volume.saveBeforeGoingOn(() => {
+        if (--open === 0) done(OK)
+      })
     }
+  }
+
+  get #quiet(): boolean {
+    return this.volumes.every((volume) => volume.io.quiet)
   }
 
   // ---- the rest --------------------------------------------------------------------------------------------------------------------

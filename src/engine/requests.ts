@@ -38,6 +38,8 @@ export class LocalRead extends Base implements DiskOp {
   /** The peer's disk answers; the own disk is not touched. */
   remote = false
   cookie = 0
+  /** When the peer was asked. */
+  startedAtMs = 0
 
   constructor(io: VolumeIo, id: number, sector: number, sectors: number) {
     super(sector, sectors)
@@ -206,6 +208,8 @@ export class PeerRead extends Base implements DiskOp {
 export class ResyncRequest extends Base implements DiskOp {
   readonly kind = 'resync-request'
   readonly io: VolumeIo
+  /** When the source was asked. */
+  sentAtMs = Number.POSITIVE_INFINITY
   /** The answer is here and waits for the disk, or is being written; `data` undefined: zeroes. */
   answered = false
   data: Uint8Array | undefined

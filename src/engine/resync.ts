@@ -67,6 +67,13 @@ export class Resync {
     return this.#failedBits
   }
 
+  /** When the oldest request that the source has not answered was sent, or infinity. */
+  get oldestUnansweredMs(): number {
+    let oldest = Number.POSITIVE_INFINITY
+    for (const request of this.#requests) if (!request.answered) oldest = Math.min(oldest, request.sentAtMs)
+    return oldest
+  }
+
   // ---- bitmap exchange ------------------------------------------------------------------------------------------------
 
   /** Sends the whole bitmap in one go; writes that start later are sent as P_OUT_OF_SYNC. */
@@ -238,6 +245,7 @@ export class Resync {
   sendRequest(request: ResyncRequest): void {
     const { volume } = this.#io
     const { connection } = volume.engine
+    request.sentAtMs = volume.engine.nowMs
     connection.sendData({
       type: connection.hasThinResync ? 'P_RS_THIN_REQ' : 'P_RS_DATA_REQUEST',
       volume: volume.number,

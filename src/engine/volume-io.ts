@@ -30,6 +30,7 @@ import { IntervalSet } from './intervals.ts'
 import { PeerIo } from './peer-io.ts'
 import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest } from './requests.ts'
 import { Resync } from './resync.ts'
+import type { Stability } from './stability.ts'
 import type { Volume } from './volume.ts'
 
 /** A range that the winner of a conflict leaves free for the write it told to retry. */
@@ -138,6 +139,7 @@ export class VolumeIo {
       this.#held.length === 0 &&
       this.#waiting.length === 0 &&
       this.#parked.length === 0 &&
+      (this.volume.activity?.quiet ?? true) &&
       this.flushes.quiet
     )
   }
@@ -277,6 +279,7 @@ export class VolumeIo {
     } else if (volume.state.conn >= C_CONNECTED && volume.state.pdsk === D_UPTODATE) {
       read.remote = true
       read.cookie = this.#cookie()
+      read.startedAtMs = volume.engine.nowMs
       this.activate(read)
       this.inFlight.set(read.cookie, read)
       volume.engine.connection.epochs.assign(undefined)
@@ -704,10 +707,12 @@ export class VolumeIo {
 
   /** Start of the oldest request that the peer has not answered, or infinity. */
   get oldestUnansweredMs(): number {
+    let oldest = Math.min(this.flushes.sentAtMs, this.resync.oldestUnansweredMs)
     for (const request of this.inFlight.values()) {
-      if (request.kind === 'local-write') return Math.min(request.startedAtMs, this.flushes.sentAtMs)
+      oldest = Math.min(oldest, request.startedAtMs)
+      break
     }
-    return this.flushes.sentAtMs
+    return oldest
   }
 
   #cookie(): number {
@@ -745,6 +750,8 @@ export class Flushes implements DiskOp {
   #localPending = false
   #peerCookie = 0
   #sentToPeer = false
+  /** Of the disk that was attached when the round began: another one knows nothing of it. */
+  #stability: Stability | undefined
   #onPeer = false
   #failed = false
   sentAtMs = Number.POSITIVE_INFINITY
@@ -786,7 +793,7 @@ export class Flushes implements DiskOp {
     this.#peerCookie = 0
     this.sentAtMs = Number.POSITIVE_INFINITY
     this.#onPeer = true
-    this.#io.volume.onPeerFlushed()
+    if (this.#stability === this.#io.volume.stability) this.#io.volume.onPeerFlushed()
     this.#finishRound()
     return true
   }
@@ -796,7 +803,7 @@ export class Flushes implements DiskOp {
     if (cookie === 0 || cookie !== this.#peerCookie) return false
     this.#peerCookie = 0
     this.sentAtMs = Number.POSITIVE_INFINITY
-    this.#io.volume.stability?.flushFailed()
+    if (this.#stability === this.#io.volume.stability) this.#stability?.flushFailed()
     this.#finishRound()
     return true
   }
@@ -837,6 +844,7 @@ export class Flushes implements DiskOp {
         payload: EMPTY,
       })
       engine.connection.epochs.sent(epoch)
+      this.#stability = volume.stability
       volume.stability?.flushSent()
     }
     // A round of our own is for the peer's disk only.
@@ -853,9 +861,10 @@ export class Flushes implements DiskOp {
     this.#roundRunning = false
     for (const flush of running) {
       if (flush.id < 0) continue
-      if (this.#onPeer || (!this.#failed && volume.mayCompleteAlone)) this.#complete(flush)
+      if (this.#onPeer) this.#complete(flush)
       else if (!volume.dataAccessible || (this.#failed && !volume.suspended))
         volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk and on the peer' })
+      else if (!this.#failed && volume.mayCompleteAlone) this.#complete(flush)
       // A resync has ended meanwhile: the peer has a part in it now.
       else if (!this.#sentToPeer && volume.replicates) this.#next.push(flush)
       else this.#io.park(flush)

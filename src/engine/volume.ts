@@ -103,6 +103,8 @@ export class Volume implements MetadataHost, ActivityHost {
   crashedPrimary = false
   /** The data device is known to be all zero: nothing was ever written to it. */
   allZero = false
+  /** Since when the connection is in its present state. */
+  connSinceMs = 0
   /** Disk state found at attach, in force once the state of a connected peer is known. */
   attachDisk = D_DISKLESS
   readonly exposed = new ExposedData()
@@ -632,7 +634,10 @@ export class Volume implements MetadataHost, ActivityHost {
     this.state = next
     this.engine.log('debug', `${describe(old, next)} (${reason})`, this.number)
     if (oldReplicates !== this.replicates) this.engine.connection.epochs.close()
+    if (old.conn !== next.conn) this.connSinceMs = this.engine.nowMs
     this.#afterChange(old, next)
+    // The peer's disk is back, and the connection was never lost: who waited for it goes on.
+    if (!oldReplicates && this.replicates && old.conn >= C_CONNECTED && !this.io.hasDoubts) this.io.restartParked()
     this.engine.stateChanged()
   }
 

@@ -1,8 +1,8 @@
 // Once faults have ended, somebody looks after what no daemon does by itself: a disk that was given up is attached again, a
 // connection that was given up is made again, and a host whose metadata were damaged on purpose, and which said so, gets new
-// ones. Everything else has to come right without help; a host that stays broken is for the checkers to find.
+// ones. A daemon whose clients hold it in a state from which its peer's data cannot be taken is restarted. Everything else has to come right without help; a host that stays broken is for the checkers to find.
 
-import type { ReplicaApi } from '../runtime/api.ts'
+import type { ReplicaApi, ResourceStatus } from '../runtime/api.ts'
 import type { SimHost } from './host.ts'
 import { otherHost } from './network.ts'
 import type { World } from './world.ts'
@@ -53,7 +53,16 @@ export class Administrator {
       this.#busy.delete(replica)
     }
     if (diskless !== undefined) host.command({ type: 'attach', volume: diskless.volume }, done)
-    else host.command({ type: 'connect', discardMyData: false }, done)
+    else if (this.#isRefused(status)) {
+      host.crashProcess()
+      host.start()
+    } else host.command({ type: 'connect', discardMyData: false }, done)
+  }
+
+  /** A Primary without good data of its own cannot take the peer's while it is in use (DRBD's rr-conflict disconnect). */
+  #isRefused(status: ResourceStatus): boolean {
+    const isPrimary = status.role === 'Primary' && status.connectionReason?.startsWith('this host is Primary') === true
+    return isPrimary && status.volumes.some((volume) => volume.disk !== 'UpToDate')
   }
 
   #renew(host: SimHost): void {

@@ -27,13 +27,22 @@ export interface LoggedRequest {
   values: readonly SectorValue[]
 }
 
+export interface Loss {
+  readonly at: number
+  /**
+   * `unflushed`: caches went with it: what was not flushed may be gone. `unanswered`: only processes died: what was answered
+   * is there, but a write that was not answered may be gone, also if a reader on one host has seen it.
+   */
+  readonly what: 'unflushed' | 'unanswered'
+}
+
 export class History {
   readonly requests: LoggedRequest[] = []
-  /** Moments at which all hosts that had the newest data lost their power: unflushed writes may be gone. */
-  readonly powerLosses: number[] = []
+  /** Moments at which the last host that had the newest data died. */
+  readonly losses: Loss[] = []
   #position = 0
 
-  /** Number of the last invocation, response or power loss. */
+  /** Number of the last invocation, response or loss. */
   get position(): number {
     return this.#position
   }
@@ -58,8 +67,8 @@ export class History {
     request.values = values
   }
 
-  powerLoss(): void {
-    this.powerLosses.push(++this.#position)
+  lose(what: Loss['what']): void {
+    this.losses.push({ at: ++this.#position, what })
   }
 }
 

@@ -44,8 +44,8 @@ export interface HostParts {
   onHandler(name: string): void
   /** The status of the replica changed. */
   onStatus(status: ResourceStatus): void
-  /** Called just before the power of the host fails, while its process is still there. */
-  onPowerCut(): void
+  /** Called just before the process dies, alone or with the power of its host. */
+  onDeath(how: 'crash' | 'power-cut'): void
   /** Called when the process ended, by whatever cause. */
   onGone(): void
 }
@@ -167,6 +167,7 @@ export class SimHost {
   /** The process dies; the machine and its caches go on. */
   crashProcess(): void {
     if (this.#process === undefined) return
+    this.#parts.onDeath('crash')
     this.#parts.scheduler.note(`${this.name} process crashes`)
     const { life } = this.#process
     this.#endProcess()
@@ -177,7 +178,7 @@ export class SimHost {
   /** The machine dies, with all its caches. */
   powerCut(): void {
     if (!this.#powered) return
-    this.#parts.onPowerCut()
+    this.#parts.onDeath('power-cut')
     this.#parts.scheduler.note(`${this.name} power cut`)
     this.#powered = false
     this.#parts.network.powerOff(this.name)

@@ -14,6 +14,7 @@ import { checkHistory } from './checkers/durability.ts'
 import { checkOneWriter } from './checkers/one-writer.ts'
 import { OutOfSyncInvariant } from './checkers/out-of-sync-invariant.ts'
 import { checkAnswered, checkConverged } from './checkers/progress.ts'
+import { generationOf } from './checkers/recovered-bitmap.ts'
 import { checkReplicasEqual } from './checkers/replicas-equal.ts'
 import { type PendingRequest, SimClient } from './client.ts'
 import { type OperationKind, SimDiskDevice } from './disk.ts'
@@ -62,6 +63,8 @@ export class World {
   #failure: CheckFailure | undefined
   #lastActivityUs = 0
   #writers = 0
+  /** Hosts that lost their power since both disks were last known to be equal. */
+  readonly #cachesLost = new Set<HostName>()
   /** Hosts that are to be Primary when faults have ended. */
   #primaries: readonly HostName[]
   /** Called by `finish` before anything else, for workloads to stop. */
@@ -213,12 +216,7 @@ export class World {
 
   /** Runs until both hosts are connected and both disks up to date. */
   awaitInSync(stepsMax = STEPS_MAX): void {
-    const isInSync = (): boolean =>
-      this.#everyVolume(
-        ({ connection, disk, peerDisk, outOfSyncBlocks }) =>
-          connection === 'Connected' && disk === 'UpToDate' && peerDisk === 'UpToDate' && outOfSyncBlocks === 0,
-      )
-    this.runUntil(isInSync, { stepsMax, msMax: IN_SYNC_MS_MAX, what: 'both disks in sync' })
+    this.runUntil(() => this.#everyVolume(isInSync), { stepsMax, msMax: IN_SYNC_MS_MAX, what: 'both disks in sync' })
   }
 
   wantPrimary(name: HostName): void {
@@ -332,21 +330,35 @@ export class World {
       },
       onActivity: () => this.#onActivity(),
       onHandler: (handler) => this.observer.onHandler?.(name, handler),
-      onStatus: (status) => {
-        this.#checkWriters()
-        this.observer.onStatus?.(name, status)
-      },
-      onPowerCut: () => this.#onPowerCut(name),
+      onStatus: (status) => this.#onStatus(name, status),
+      onDeath: (how) => this.#onDeath(name, how),
       onGone: () => this.#onGone(name, prng),
     })
   }
 
   /**
-   * As long as another running process has the newest data, nothing may be lost. If there is none, what was not flushed
-   * may be gone: from here on the history is judged as one after a power loss (checkers/durability.ts).
+   * As long as another running process has the newest data, nothing may be lost. If there is none, the history is judged as
+   * one after a loss from here on (checkers/durability.ts).
    */
-  #onPowerCut(name: HostName): void {
-    if (!this.hasAllOf(otherHost(name), name)) this.history.powerLoss()
+  #onDeath(name: HostName, how: 'crash' | 'power-cut'): void {
+    const other = otherHost(name)
+    const survives = this.hasAllOf(other, name)
+    if (how === 'power-cut') this.#cachesLost.add(name)
+    if (survives) return
+    // Whose cache was lost comes back as good as the other one, unless that one has gone on alone since, and says so on disk.
+    const isPeer = this.#cachesLost.has(other) && this.#generationOnDisk(name) === this.#generationOnDisk(other)
+    this.history.lose(how === 'power-cut' || isPeer ? 'unflushed' : 'unanswered')
+  }
+
+  #generationOnDisk(name: HostName): bigint | undefined {
+    const { image } = this.host(name).device
+    return generationOf((offsetBytes, lengthBytes) => image.read(offsetBytes, lengthBytes), image.sizeBytes)
+  }
+
+  #onStatus(name: HostName, status: ResourceStatus): void {
+    this.#checkWriters()
+    if (this.#cachesLost.size > 0 && this.#everyVolume(isInSync)) this.#cachesLost.clear()
+    this.observer.onStatus?.(name, status)
   }
 
   /** With fencing that freezes there is never more than one line of generations that is written to. */
@@ -453,6 +465,9 @@ export class World {
 }
 
 type VolumeStatus = NonNullable<ReturnType<SimHost['status']>>['volumes'][number]
+
+const isInSync = ({ connection, disk, peerDisk, outOfSyncBlocks }: VolumeStatus): boolean =>
+  connection === 'Connected' && disk === 'UpToDate' && peerDisk === 'UpToDate' && outOfSyncBlocks === 0
 
 /** Adjacent sectors together, in requests of a bounded size. */
 function toRanges(sectors: ReadonlySet<number>): { sector: number; sectors: number }[] {

@@ -38,8 +38,8 @@ class Script {
     return this
   }
 
-  lose(): this {
-    this.history.powerLoss()
+  lose(what: 'unflushed' | 'unanswered' = 'unflushed'): this {
+    this.history.lose(what)
     return this
   }
 
@@ -130,4 +130,34 @@ test('zeroing and losses', () => {
   assert.equal(script().write(1).write(0).flush().lose().read(1).verdict, 'durability')
   assert.equal(script().write(1).flush().lose().write(0).read(0).verdict, undefined)
   assert.equal(script().write(1).flush().lose().read(1).write(0).read(0).verdict, undefined)
+})
+
+test('if only processes die, what was answered stays; what was not may go, seen or not', () => {
+  assert.equal(script().write(1).lose('unanswered').read(0).verdict, 'durability')
+  assert.equal(script().write(1).lose('unanswered').read(1).verdict, undefined)
+  for (const seen of [0, 1]) {
+    const pending = script()
+    pending.ask('write', 1)
+    assert.equal(pending.read(1).lose('unanswered').read(seen).verdict, undefined, `${seen}`)
+  }
+})
+
+test('a flush that is answered after the loss vouches for what was answered before it was asked for', () => {
+  const promised = script().write(1)
+  const flush = promised.ask('flush')
+  promised.lose()
+  promised.history.complete(flush, 'done')
+  assert.equal(promised.read(0).verdict, 'durability')
+  const failed = script().write(1)
+  const refused = failed.ask('flush')
+  failed.lose()
+  failed.history.complete(refused, 'unknown')
+  assert.equal(failed.read(0).verdict, undefined)
+})
+
+test('what a dead process left in its cache goes with the power later', () => {
+  assert.equal(script().write(1).lose('unanswered').lose().read(0).verdict, undefined)
+  assert.equal(script().write(1).flush().lose('unanswered').lose().read(0).verdict, 'durability')
+  assert.equal(script().write(1).lose().lose('unanswered').read(0).verdict, undefined)
+  assert.equal(script().write(1, true).write(2).lose('unanswered').read(2).lose().read(1).verdict, undefined)
 })

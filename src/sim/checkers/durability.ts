@@ -2,14 +2,19 @@
 //
 //   - as long as one host with the newest data is alive, or at least keeps its cache, nothing acknowledged may be lost:
 //     the whole history must be linearizable (linearizability.ts), crashes or not;
-//   - when the last such host loses its power, unflushed writes may be gone. The history is divided there. In the new part
-//     a sector holds one value from before: the same for all readers, and none that a durable write had overwritten. A
-//     write is durable if it was FUA, or a flush was asked for after its acknowledgement and acknowledged before the loss.
+//   - when the last such host dies, writes that were not answered may be gone, also if a reader of one host has seen them;
+//     and if caches went as well, now or with the host that died first, unflushed writes may be gone. The history is
+//     divided there. In the new part a sector holds one value from before: the same for all readers, and none that a
+//     durable write had overwritten. A write is durable if caches were kept and it was answered, if it was FUA, or if a
+//     flush was asked for after its answer and before the loss, and answered, be it after the loss: who answers a flush
+//     says that all that was answered before it is there to stay.
 //
-// A write under way during the loss may take effect in either part; a read under way during the loss is not judged. If
-// zeroing makes it unclear whether a read of zero saw old or new content, the reader gets the benefit.
+// A write under way during the loss may take effect in either part; a read under way during the loss is not judged. An
+// answer that comes after a loss of caches may have been on its way already, from a cache that is lost: such a write may be
+// gone, unless it was FUA. If zeroing makes it unclear whether a read of zero saw old or new content, the reader gets the
+// benefit.
 
-import type { History, LoggedRequest } from '../history.ts'
+import type { History, LoggedRequest, Loss } from '../history.ts'
 import { toRequestRecords } from '../history.ts'
 import type { SectorValue } from '../payload.ts'
 import { describeValue, ZERO_VALUE } from '../payload.ts'
@@ -28,7 +33,7 @@ export function checkHistory(history: History): HistoryViolation | undefined {
   const fua = new Set<number>()
   for (const request of history.requests) if (request.fua) fua.add(request.invokedAt)
   for (const [sector, operations] of sectors) {
-    const violation = checkSector({ sector, operations, losses: history.powerLosses, durableFrom, fua })
+    const violation = checkSector({ sector, operations, losses: history.losses, durableFrom, fua })
     if (violation !== undefined) return violation
   }
   return undefined
@@ -37,51 +42,73 @@ export function checkHistory(history: History): HistoryViolation | undefined {
 interface SectorHistory {
   readonly sector: number
   readonly operations: readonly RegisterOperation[]
-  readonly losses: readonly number[]
-  readonly durableFrom: readonly FlushTime[]
+  readonly losses: readonly Loss[]
+  readonly durableFrom: readonly number[]
   readonly fua: ReadonlySet<number>
-}
-
-interface FlushTime {
-  readonly invokedAt: number
-  readonly completedAt: number
 }
 
 const UNSEEN_VALUE = 'content that nobody read'
 
+/** The time between two losses. */
+interface Part {
+  readonly startsAt: number
+  readonly endsAt: number
+  /** Caches were lost at its start. */
+  readonly cachesLost: boolean
+  /** What ends it; undefined: the end of the history. */
+  readonly loss: Loss | undefined
+}
+
+function partsBetween(losses: readonly Loss[]): Part[] {
+  return [...losses, undefined].map((loss, index) => ({
+    startsAt: losses[index - 1]?.at ?? Number.NEGATIVE_INFINITY,
+    endsAt: loss?.at ?? Number.POSITIVE_INFINITY,
+    cachesLost: losses[index - 1]?.what === 'unflushed',
+    loss,
+  }))
+}
+
 function checkSector(history: SectorHistory): HistoryViolation | undefined {
-  const { sector, losses } = history
+  const { sector } = history
+  const parts = partsBetween(history.losses)
   let initial: SectorValue = ZERO_VALUE
   // What the sector may have held at the start of the part: more than one value if nobody has looked since the loss.
   let candidates: ReadonlySet<SectorValue> = new Set([ZERO_VALUE])
-  let startsAt = Number.NEGATIVE_INFINITY
-  for (let part = 0; part <= losses.length; part++) {
-    const endsAt = losses[part] ?? Number.POSITIVE_INFINITY
-    const operations = operationsBetween(history, startsAt, endsAt)
+  // The same for the time since caches were lost last: what only processes that died left in them may go with them later.
+  let cached = { startsAt: Number.NEGATIVE_INFINITY, cachesLost: false, candidates }
+  for (const [index, part] of parts.entries()) {
+    const operations = operationsBetween(history, part)
     const violation = checkRegister(operations, initial)
     if (violation !== undefined) {
       const values = violation.values.map(describeValue).join('; ')
       const message = `sector ${sector}: ${violation.message} (${values})`
       return { checker: 'linearizability', sector, message }
     }
-    if (part === losses.length) break
-    const nextEndsAt = losses[part + 1] ?? Number.POSITIVE_INFINITY
-    const next = operationsBetween(history, endsAt, nextEndsAt)
-    const allowed = valuesThatMaySurvive(history, { operations, candidates, lossAt: endsAt })
-    const survivor = survivingValue(next, allowed)
+    const { loss, endsAt } = part
+    const next = parts[index + 1]
+    if (loss === undefined || next === undefined) break
+    const before =
+      loss.what === 'unflushed'
+        ? { operations: operationsBetween(history, { ...cached, endsAt }), candidates: cached.candidates }
+        : { operations, candidates }
+    const allowed = valuesThatMaySurvive(history, { ...before, loss })
+    const survivor = survivingValue(operationsBetween(history, next), allowed)
     if ('message' in survivor) {
-      const message = `sector ${sector} after the power loss at ${endsAt}: ${survivor.message}`
+      const message = `sector ${sector} after the loss of ${loss.what} writes at ${endsAt}: ${survivor.message}`
       return { checker: 'durability', sector, message }
     }
     initial = survivor.initial
     candidates = survivor.candidates
-    startsAt = endsAt
+    if (loss.what === 'unflushed') cached = { startsAt: endsAt, cachesLost: true, candidates }
   }
   return undefined
 }
 
 /** The operations of one part, those that cross its borders with their answers adjusted as the head of this file says. */
-function operationsBetween({ operations, fua }: SectorHistory, startsAt: number, endsAt: number): RegisterOperation[] {
+function operationsBetween(
+  { operations, fua }: SectorHistory,
+  { startsAt, endsAt, cachesLost }: Omit<Part, 'loss'>,
+): RegisterOperation[] {
   const inside: RegisterOperation[] = []
   for (const operation of operations) {
     const completedAt = operation.completedAt ?? Number.POSITIVE_INFINITY
@@ -89,34 +116,35 @@ function operationsBetween({ operations, fua }: SectorHistory, startsAt: number,
     const crosses = completedAt > endsAt || operation.invokedAt < startsAt
     if (operation.kind === 'read' && crosses) continue
     // Answered after the loss, but perhaps on the strength of what was lost: it may be gone, unless it was durable.
-    const mayBeLost = operation.kind === 'write' && operation.invokedAt < startsAt && !fua.has(operation.invokedAt)
+    const isEarlier = operation.kind === 'write' && operation.invokedAt < startsAt
+    const mayBeLost = cachesLost && isEarlier && !fua.has(operation.invokedAt)
     inside.push(completedAt > endsAt || mayBeLost ? { ...operation, completedAt: undefined } : operation)
   }
   return inside
 }
 
-function flushTimes(requests: readonly LoggedRequest[]): FlushTime[] {
-  const times: FlushTime[] = []
-  for (const { kind, outcome, invokedAt, completedAt } of requests) {
-    if (kind === 'flush' && outcome === 'done' && completedAt !== undefined) times.push({ invokedAt, completedAt })
-  }
-  return times
+/** When the flushes that were answered had been asked for. */
+function flushTimes(requests: readonly LoggedRequest[]): number[] {
+  return requests
+    .filter(({ kind, outcome }) => kind === 'flush' && outcome === 'done')
+    .map(({ invokedAt }) => invokedAt)
 }
 
 function valuesThatMaySurvive(
   history: SectorHistory,
-  part: { operations: readonly RegisterOperation[]; candidates: ReadonlySet<SectorValue>; lossAt: number },
+  part: { operations: readonly RegisterOperation[]; candidates: ReadonlySet<SectorValue>; loss: Loss },
 ): Set<SectorValue> {
   // The newest invocation among durable writes: what was complete before it is overwritten for good.
   let durableSince = Number.NEGATIVE_INFINITY
   let lastFlushInvokedAt = Number.NEGATIVE_INFINITY
   for (const flush of history.durableFrom) {
-    if (flush.completedAt < part.lossAt) lastFlushInvokedAt = Math.max(lastFlushInvokedAt, flush.invokedAt)
+    if (flush < part.loss.at) lastFlushInvokedAt = Math.max(lastFlushInvokedAt, flush)
   }
   const writes = part.operations.filter((operation) => operation.kind === 'write')
   for (const write of writes) {
     if (write.completedAt === undefined) continue
-    const durable = history.fua.has(write.invokedAt) || write.completedAt < lastFlushInvokedAt
+    const durable =
+      part.loss.what === 'unanswered' || history.fua.has(write.invokedAt) || write.completedAt < lastFlushInvokedAt
     if (durable) durableSince = Math.max(durableSince, write.invokedAt)
   }
   const allowed = new Set<SectorValue>(durableSince === Number.NEGATIVE_INFINITY ? part.candidates : [])

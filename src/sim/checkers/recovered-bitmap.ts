@@ -39,6 +39,13 @@ export function internalDataBytes(imageBytes: number): number {
 
 const superblockOffset = (imageBytes: number): number => imageBytes - (imageBytes % MD_BLOCK_BYTES) - MD_BLOCK_BYTES
 
+/** The current generation that an image holds, without the bit that tells the role; undefined if there is none. */
+export function generationOf(read: ReadImage, imageBytes: number): bigint | undefined {
+  const superblock = viewOf(read(superblockOffset(imageBytes), SECTOR_BYTES))
+  const magic = superblock.getUint32(60)
+  return magic === MAGIC_CLEAN || magic === MAGIC_UNCLEAN ? superblock.getBigUint64(8) & ~1n : undefined
+}
+
 /** Undefined if there is no usable superblock. */
 export function readRecoveredBitmap(read: ReadImage, imageBytes: number): RecoveredBitmap | undefined {
   const md = superblockOffset(imageBytes)
