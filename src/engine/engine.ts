@@ -573,6 +573,11 @@ export class Engine {
       connectionReason: this.connection.reason,
       agreedProtocolVersion: this.connection.established ? this.connection.apv : 0,
       resolveConflicts: this.connection.resolveConflicts,
+      order: this.settings.order.name,
+      coordinates:
+        this.connection.established && COORDINATED.has(this.settings.order.name)
+          ? this.connection.coordinates
+          : undefined,
       inFlightBytes,
       volumes: this.volumes.map((volume) => volume.status()),
     }
@@ -590,6 +595,7 @@ export class DriverError extends Error {
   }
 }
 
+const COORDINATED: ReadonlySet<string> = new Set(['coordinator', 'auto'])
 const OK: AdminResult = { code: 0, text: '' }
 
 /** Errors of meta/ carry DRBD's number in their details; anything else is a metadata I/O error. */

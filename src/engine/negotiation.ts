@@ -265,6 +265,7 @@ export class Negotiation {
     if (peer.disk === D_NEGOTIATING)
       real = ((this.#peer?.uuidFlags ?? 0) & UF_INCONSISTENT) !== 0 ? D_INCONSISTENT : D_CONSISTENT
     if (own.conn <= C_TEAR_DOWN) return
+    if (own.conn === C_WF_REPORT_PARAMS && !volume.engine.connection.orderIsAgreed()) return
     const settled = this.#endOfResync(peer, own, real)
     if (settled === 'done') return
     real = settled

@@ -52,6 +52,9 @@ export class PacketRouter {
       case 'P_PROTOCOL':
         this.#connection.onProtocol(packet)
         return
+      case 'P_ORDER':
+        this.#connection.onOrder(packet)
+        return
       case 'P_PROTOCOL_UPDATE':
         if (packet.integrityAlg !== this.#connection.peerIntegrityAlg) {
           this.#connection.protocolError(

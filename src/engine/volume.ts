@@ -831,6 +831,10 @@ export class Volume implements MetadataHost, ActivityHost {
         bitmapWrites: this.bitmapWrites,
         superseded: io.superseded,
         retried: io.retried,
+        writeNows: 0,
+        lockRequests: 0,
+        lockHandovers: 0,
+        orderSwitches: 0,
       },
     }
   }

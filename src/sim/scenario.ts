@@ -2,6 +2,7 @@
 // world, boot, the story, then the end that every story has (World.finish): faults off, the world must come to rest, and
 // the checkers have the last word.
 
+import type { OrderName } from '../runtime/api.ts'
 import { type CheckFailure, toCheckFailure } from './failure.ts'
 import type { CreateReplica } from './host.ts'
 import { describeOptions, type WorldChoice } from './options.ts'
@@ -52,10 +53,11 @@ export function runScenario(
   seed: number,
   createReplica: CreateReplica,
   onLine?: (line: string) => void,
+  order?: OrderName,
 ): RunResult {
   const trace = new Trace()
   if (onLine !== undefined) trace.follow(onLine)
-  const world = new World(seed, options.world ?? {}, createReplica, trace)
+  const world = new World(seed, { ...options.world, ...(order === undefined ? {} : { order }) }, createReplica, trace)
   let failure: CheckFailure | undefined
   try {
     world.boot()

@@ -17,7 +17,7 @@ import { CheckFailure, type FailureKind } from './failure.ts'
 import { History } from './history.ts'
 import { type CreateReplica, SimHost } from './host.ts'
 import { type HostName, otherHost, SimNetwork } from './network.ts'
-import { drawOptions, type WorldChoice, type WorldOptions } from './options.ts'
+import { drawOptions, settingsOf, type WorldChoice, type WorldOptions } from './options.ts'
 import { Scheduler } from './scheduler.ts'
 import { Trace } from './trace.ts'
 
@@ -284,7 +284,7 @@ export class World {
       network: this.network,
       device,
       createReplica,
-      settings: this.options.settings,
+      settings: settingsOf(this.options, name),
       clock: { ...this.options.clocks[name], startUs: prng.intInclusive(0, 1_000_000_000) },
       handlers: this.options.handlers,
       killPeer: (agent) => {
