@@ -631,7 +631,11 @@ export class Connection implements EpochHost {
     }
     const session = this.session
     const code = volume.negotiation.onChangeRequest(packet.mask, packet.value)
-    if (session === this.session) this.sendMeta({ type: 'P_STATE_CHG_REPLY', volume: volume.number, code })
+    const reply = (): void => {
+      if (session === this.session) this.sendMeta({ type: 'P_STATE_CHG_REPLY', volume: volume.number, code })
+    }
+    if (volume.peerMayWrite) volume.io.order.onPeerPromotes(reply)
+    else reply()
   }
 
   /** The peer wants to leave. */

@@ -34,8 +34,6 @@ import { Connection } from './connection.ts'
 import type { Effect } from './effects.ts'
 import type { EngineEvent } from './events.ts'
 import { FENCE_HANDLER_NAME } from './limits.ts'
-import { Arbitration } from './order/arbitration.ts'
-import type { WriteOrder } from './order/order.ts'
 import {
   driverErrorText,
   REQUEST_INVALIDATE,
@@ -65,7 +63,6 @@ export class Engine {
   readonly timers = new Timers()
   readonly connection: Connection
   readonly volumes: Volume[]
-  readonly order: WriteOrder
   readonly readRule: boolean
   nowMs = 0
   /** Somebody has an export open: no demotion. */
@@ -93,7 +90,6 @@ export class Engine {
     this.digests = ports.digests
     this.readRule = options.readRule ?? true
     this.connection = new Connection(this)
-    this.order = new Arbitration(() => this.connection.resolveConflicts)
     this.volumes = settings.volumes.map((volume) => new Volume(this, volume))
   }
 

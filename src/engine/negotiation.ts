@@ -70,6 +70,10 @@ export class Negotiation {
     return this.#peer
   }
 
+  get peerConnected(): boolean {
+    return this.#peerConnected
+  }
+
   /** After a resync both hosts hold the same set. */
   peerTookOver(uuids: Uuids): void {
     this.#peer = { ...uuids, dirtyBits: 0, uuidFlags: 0 }

@@ -111,6 +111,8 @@ export const OF_WRITE_NOW_ACKS = 1
 export const COORDINATOR_NAMES = ['flag', 'local', 'peer'] as const
 /** now_flags of P_WRITE_NOW: the write is on the sender's disk. */
 export const NF_WRITTEN = 1
+/** The sender does not have it, and awaits no word of it. */
+export const NF_ALONE = 2
 /** lock_flags of P_LOCK_EXTENT_ACK: both hosts may write in it, in the order of the coordinator. */
 export const LF_SHARED = 1
 /** High half of the block id in an acknowledgement of the sender's own write: it is on the sender's disk. */
