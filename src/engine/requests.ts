@@ -88,6 +88,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   orderedAt = 0
   /** The coordinator waits for word that it is on the own disk. */
   confirms = false
+  /** Generation of the locks that it uses; 0: none (order/extent-locks.ts). */
+  lockGeneration = 0
   /** Begun while the peer was Secondary; see UnorderedWrites. */
   unordered = false
 

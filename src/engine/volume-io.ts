@@ -242,7 +242,7 @@ export class VolumeIo {
       case 'local-write':
         this.activate(request)
         if (this.volume.holdsWrites) this.#restarts.push(request)
-        else this.#startWrite(request)
+        else if (this.order.admit(request)) this.#startWrite(request)
         break
       case 'peer-read':
         this.activate(request)

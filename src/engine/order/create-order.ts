@@ -5,6 +5,7 @@ import { C_CONNECTED, LF_SHARED } from '../../wire/drbd/constants.ts'
 import type { Volume } from '../volume.ts'
 import { Arbitration } from './arbitration.ts'
 import { Coordinator } from './coordinator.ts'
+import { LockExtents } from './lock-extents.ts'
 import type { OrderHost, WriteOrder } from './order.ts'
 
 export function createOrder(volume: Volume): WriteOrder {
@@ -15,6 +16,8 @@ function create(name: OrderName, host: OrderHost, volume: Volume): WriteOrder {
   switch (name) {
     case 'coordinator':
       return new Coordinator(host)
+    case 'lock-extents':
+      return new LockExtents(host, volume.engine.settings.order)
     default:
       return new Arbitration(() => volume.engine.connection.resolveConflicts)
   }

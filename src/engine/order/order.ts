@@ -100,8 +100,11 @@ export class UnorderedWrites {
 
 /** The part of the contract that has no meaning without locks and without asking. */
 export abstract class SimpleOrder {
-  readonly waiting: number = 0
   readonly counters: OrderCounters = { lockRequests: 0, lockHandovers: 0, orderSwitches: 0 }
+
+  get waiting(): number {
+    return 0
+  }
 
   admit(_write: LocalWrite): boolean {
     return true
