@@ -26,6 +26,7 @@ export class AskedWrites {
 
   add(write: LocalWrite): void {
     write.here = 'asked'
+    write.asked = true
     write.confirms = true
     this.#open.set(write.cookie, write)
   }

@@ -84,6 +84,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   completed = false
   /** Where it stands on the way to the own disk; see asked-writes.ts. */
   here: 'free' | 'asked' | 'ordered' | 'left' = 'free'
+  /** Sent with DP_ASKS_FIRST. */
+  asked = false
   /** Place of its P_WRITE_NOW in the stream of the coordinator. */
   orderedAt = 0
   /** The coordinator waits for word that it is on the own disk. */

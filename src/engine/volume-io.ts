@@ -344,6 +344,7 @@ export class VolumeIo {
     write.localError = undefined
     write.refused = false
     write.here = 'free'
+    write.asked = false
     const [fromBit, toBit] = blocksTouched(write.sector, write.sectors)
     engine.connection.epochs.assign(write)
     const onDisk = volume.state.disk >= D_INCONSISTENT

@@ -4,6 +4,7 @@ import type { OrderName } from '../../runtime/api.ts'
 import { C_CONNECTED, LF_SHARED } from '../../wire/drbd/constants.ts'
 import type { Volume } from '../volume.ts'
 import { Arbitration } from './arbitration.ts'
+import { Auto } from './auto.ts'
 import { Coordinator } from './coordinator.ts'
 import { LockExtents } from './lock-extents.ts'
 import type { OrderHost, WriteOrder } from './order.ts'
@@ -18,7 +19,9 @@ function create(name: OrderName, host: OrderHost, volume: Volume): WriteOrder {
       return new Coordinator(host)
     case 'lock-extents':
       return new LockExtents(host, volume.engine.settings.order)
-    default:
+    case 'auto':
+      return new Auto(host, volume.engine.settings.order)
+    case 'arbitration':
       return new Arbitration(() => volume.engine.connection.resolveConflicts)
   }
 }
