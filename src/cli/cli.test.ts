@@ -43,6 +43,10 @@ function volume(change: Partial<VolumeReport> = {}): VolumeReport {
       bitmapWrites: 64,
       superseded: 5,
       retried: 6,
+      writeNows: 7,
+      lockRequests: 8,
+      lockHandovers: 9,
+      orderSwitches: 10,
     },
     ...change,
   }
@@ -59,6 +63,8 @@ function resource(change: Partial<ResourceReport> = {}): ResourceReport {
     protocol: 'C',
     agreedProtocolVersion: 101,
     resolveConflicts: false,
+    order: 'arbitration',
+    coordinates: undefined,
     inFlightBytes: 0,
     local: { host: 'alice', nodeId: 0, family: 'ipv4', address: '10.0.0.1', port: 7789 },
     peer: { host: 'bob', nodeId: 1, family: 'ipv4', address: '10.0.0.2', port: 7789 },
@@ -81,6 +87,7 @@ test('status: in sync, resyncing, away, split brain', () => {
     statusText(resource()),
     'r0 role:Primary\n  disk:UpToDate open:yes\n  bob role:Secondary\n    peer-disk:UpToDate',
   )
+  assert.match(statusText(resource({ order: 'auto', coordinates: true })), /^r0 role:Primary order:auto$/m)
   assert.equal(
     statusText(resource({ volumes: [syncing] })),
     'r0 role:Primary\n  disk:UpToDate open:yes\n  bob role:Secondary\n    replication:SyncSource peer-disk:Inconsistent done:62.50',

@@ -12,6 +12,7 @@ export interface LabCommandOptions {
   readonly dir: string
   readonly size?: string
   readonly order: string
+  readonly writeNowAcks?: boolean
   readonly protocol: string
   readonly linkDelayMs: string
   readonly restart?: boolean
@@ -19,14 +20,16 @@ export interface LabCommandOptions {
 }
 
 export async function runLab(context: Context, options: LabCommandOptions): Promise<number> {
-  const { checkOrder, parseDelayMs, parseProtocol, parseSizeBytes } = await import('../daemon/lab/options.ts')
-  checkOrder(options.order)
+  const { parseDelayMs, parseOrder, parseProtocol, parseSizeBytes } = await import('../daemon/lab/options.ts')
+  const protocol = parseProtocol(options.protocol)
   const { Lab } = await import('../daemon/lab/lab.ts')
   const lab = new Lab(
     {
       folder: resolve(options.dir),
       sizeBytes: options.size === undefined ? undefined : parseSizeBytes(options.size),
-      protocol: parseProtocol(options.protocol),
+      protocol,
+      order: parseOrder(options.order, protocol),
+      writeNowAcks: options.writeNowAcks ?? false,
       linkDelayMs: parseDelayMs(options.linkDelayMs, '--link-delay-ms'),
       restart: options.restart ?? false,
       logLevel: options.logLevel,
@@ -49,8 +52,8 @@ export async function runLab(context: Context, options: LabCommandOptions): Prom
   return EXIT_OK
 }
 
-function textOf({ a, b, dashboard }: LabLine, { dir, protocol }: LabCommandOptions): string {
-  return `Two hosts, one disk, protocol ${protocol}; files in ${resolve(dir)}
+function textOf({ a, b, dashboard }: LabLine, { dir, protocol, order }: LabCommandOptions): string {
+  return `Two hosts, one disk, protocol ${protocol}, order ${order}; files in ${resolve(dir)}
 
   a  ${a.nbd}
   b  ${b.nbd}

@@ -271,6 +271,7 @@ function addLab(program: Command, choose: Choose): void {
     .option('--dir <dir>', 'folder of disks, configuration and logs', '.coprime/lab')
     .option('--size <size>', 'what clients see (default: 64M)')
     .option('--order <order>', 'arbitration, coordinator, lock-extents, auto', 'arbitration')
+    .option('--write-now-acks', 'with a coordinator: its P_WRITE_NOW comes after its disk, and is its acknowledgement')
     .option('--protocol <protocol>', 'A, B or C; two Primaries need C', 'C')
     .option('--link-delay-ms <ms>', 'how long a byte takes from host to host', '0')
     .option('--restart', 'start a daemon again a second after it was killed')

@@ -64,6 +64,8 @@ function resourceLines(resource: ResourceReport, verbose: boolean, statistics: b
   words.push(`role:${resource.role}`)
   if (verbose || suspended !== 'no') words.push(`suspended:${suspended}`)
   if (verbose) words.push('force-io-failures:no')
+  // Only what is not DRBD's own order, so that its text stays as scripts know it.
+  if (resource.order !== 'arbitration') words.push(`order:${resource.order}`)
   return [...wrapped(words, 0), ...(verbose && statistics ? ['    write-ordering:flush'] : [])]
 }
 
@@ -179,6 +181,10 @@ function deviceJson(volume: VolumeReport): object {
     'open-count': volume.openCount,
     superseded: counters.superseded,
     retried: counters.retried,
+    'write-nows': counters.writeNows,
+    'lock-requests': counters.lockRequests,
+    'lock-handovers': counters.lockHandovers,
+    'order-switches': counters.orderSwitches,
     uuids: volume.uuids,
   }
 }
@@ -205,6 +211,8 @@ function connectionJson(resource: ResourceReport): object {
     reason: resource.connectionReason ?? null,
     'protocol-version': resource.agreedProtocolVersion,
     'resolve-conflicts': resource.resolveConflicts,
+    'global-write-order': resource.order,
+    coordinates: resource.coordinates ?? null,
   }
 }
 

@@ -12,7 +12,7 @@
 //
 // The dashboard's port has the GET half of it. Numbers of 64 bits are hexadecimal strings.
 
-import type { AdminResult, VolumeStatus } from '../runtime/api.ts'
+import type { AdminResult, OrderName, VolumeStatus } from '../runtime/api.ts'
 import type { PacketRecord } from '../runtime/packet-trace.ts'
 
 export const COMMAND_NAMES = [
@@ -88,6 +88,9 @@ export interface ResourceReport {
   readonly protocol: 'A' | 'B' | 'C'
   readonly agreedProtocolVersion: number
   readonly resolveConflicts: boolean
+  /** How writes of two Primaries are ordered, and whether this host decides it; undefined: nobody does, or not known. */
+  readonly order: OrderName
+  readonly coordinates: boolean | undefined
   readonly inFlightBytes: number
   readonly local: EndReport
   readonly peer: EndReport

@@ -123,6 +123,15 @@ function addDevice(page: Page, resource: ResourceReport, volume: VolumeReport): 
     counters.superseded,
   )
   page.counter('coprime_device_retried_total', 'Writes sent again after one of the peer', labels, counters.retried)
+  page.counter('coprime_device_write_nows_total', 'P_WRITE_NOW sent by the coordinator', labels, counters.writeNows)
+  page.counter('coprime_device_lock_requests_total', 'Locks of extents asked for', labels, counters.lockRequests)
+  page.counter('coprime_device_lock_handovers_total', 'Locks handed over to the peer', labels, counters.lockHandovers)
+  page.counter(
+    'coprime_device_order_switches_total',
+    'Extents that changed between lock and coordinator',
+    labels,
+    counters.orderSwitches,
+  )
 }
 
 function addPeerDevice(page: Page, labels: Labels, volume: VolumeReport): void {

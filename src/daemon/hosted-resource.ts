@@ -213,8 +213,7 @@ export class HostedResource {
   }
 
   async #connect(discardMyData: boolean): Promise<CommandReply> {
-    const { net } = this.#here.resource
-    const problem = connectProblem(net, this.#digests)
+    const problem = connectProblem(this.#here.resource, this.#digests)
     if (problem !== undefined) return problem
     if (this.#replica.status().connection === 'StandAlone') {
       const { host, port } = this.#here.local.address

@@ -25,6 +25,8 @@ export function resourceReport(here: LocalResource, facts: ResourceFacts): Resou
     protocol: resource.net.protocol as ResourceReport['protocol'],
     agreedProtocolVersion: status.agreedProtocolVersion,
     resolveConflicts: status.resolveConflicts,
+    order: status.order,
+    coordinates: status.coordinates,
     inFlightBytes: status.inFlightBytes,
     local: end(here, local),
     peer: end(here, peer),

@@ -24,7 +24,7 @@ function read(resource: string, hostName = 'alice'): LocalResource {
 }
 
 const refusalOf = (net: string): number | undefined =>
-  connectProblem(read(`net { ${net} }`).resource.net, new SystemDigests())?.code
+  connectProblem(read(`net { ${net} }`).resource, new SystemDigests())?.code
 
 test('defaults are those of DRBD 8.4', () => {
   const settings = resourceSettings(read(''))
@@ -55,6 +55,13 @@ test('defaults are those of DRBD 8.4', () => {
     connectIntMs: 10_000,
     socketCheckTimeoutMs: 0,
     inFlightBytesMax: 64 * 1024 * 1024,
+    order: {
+      name: 'arbitration',
+      writeNowAcks: false,
+      coordinator: 'flag',
+      extentBytes: 4 * 1024 * 1024,
+      extentsMax: 1237,
+    },
   })
   assert.deepEqual(volumes, [
     {
@@ -111,9 +118,19 @@ test('refusals at connect', () => {
   assert.equal(refusalOf('verify-alg rot13;'), 146)
 })
 
-test('an order that is not built, and a resource of one host, are refused', () => {
-  assert.throws(
-    () => read('net { global-write-order lock-extents; }'),
-    /r0: global-write-order lock-extents is not built yet/,
+test('the order of writes; who coordinates is said as each host sees it', () => {
+  const net = `net { protocol C; allow-two-primaries; global-write-order auto; write-now-acks yes; coordinator bob;
+    dl-extent-size 1M; dl-extents 99; }`
+  const order = { name: 'auto', writeNowAcks: true, extentBytes: 1024 * 1024, extentsMax: 99 }
+  assert.deepEqual(resourceSettings(read(net, 'alice')).order, { ...order, coordinator: 'peer' })
+  assert.deepEqual(resourceSettings(read(net, 'bob')).order, { ...order, coordinator: 'local' })
+})
+
+test('refused at connect: an order without protocol C', () => {
+  const problem = (net: string) => connectProblem(read(`net { ${net} }`).resource, new SystemDigests())
+  assert.deepEqual(
+    problem('protocol B; global-write-order coordinator;')?.detail,
+    'global-write-order coordinator needs protocol C',
   )
+  assert.equal(problem('protocol C; global-write-order coordinator;'), undefined)
 })

@@ -1,9 +1,9 @@
 // A resource of the configuration -> the settings of a replica, and what DRBD refuses about them when it is connected
 // (config-and-tools.md 1.10; numbers of policies: wire-protocol.md 3.12).
 
-import type { HostSection, NetOptions, Resource, Volume } from '../config/index.ts'
+import type { HostSection, Resource, Volume } from '../config/index.ts'
 import { driverErrorText } from '../engine/result-texts.ts'
-import type { AdminResult, ResourceSettings, VolumeSettings } from '../runtime/api.ts'
+import type { AdminResult, OrderSettings, ResourceSettings, VolumeSettings } from '../runtime/api.ts'
 import type { Digests } from '../runtime/ports.ts'
 import { StartError } from './errors.ts'
 
@@ -42,23 +42,18 @@ export interface LocalResource {
 
 /** Throws a StartError, or what the configuration itself says against it. */
 export function localResource(resource: Resource): LocalResource {
-  const { local, peer, unsupported, coprime, name } = resource
+  const { local, peer, unsupported, name } = resource
   if (unsupported !== undefined) throw unsupported
   if (local === undefined || peer === undefined) {
     throw new StartError('E_RESOURCE_UNUSABLE', `${name}: there is no second host in the configuration`, {
       exitCode: 10,
     })
   }
-  if (coprime.globalWriteOrder !== 'arbitration') {
-    throw new StartError('E_NOT_BUILT', `${name}: global-write-order ${coprime.globalWriteOrder} is not built yet`, {
-      hint: 'Use arbitration, the default.',
-      exitCode: 10,
-    })
-  }
   return { resource, local, peer }
 }
 
-export function resourceSettings({ resource, local }: LocalResource): ResourceSettings {
+export function resourceSettings(here: LocalResource): ResourceSettings {
+  const { resource, local } = here
   const { name, net, handlers, options, coprime } = resource
   return {
     name,
@@ -86,7 +81,20 @@ export function resourceSettings({ resource, local }: LocalResource): ResourceSe
     connectIntMs: net.connectIntSeconds * 1000,
     socketCheckTimeoutMs: net.socketCheckTimeoutDeciseconds * DECISECOND_MS,
     inFlightBytesMax: coprime.inFlightMaxBytes,
+    order: orderSettings(here),
     volumes: local.volumes.map(volumeSettings),
+  }
+}
+
+function orderSettings({ resource, local }: LocalResource): OrderSettings {
+  const { globalWriteOrder, writeNowAcks, coordinator, dlExtentSizeBytes, dlExtents } = resource.coprime
+  const named = coordinator === local.hostName ? 'local' : 'peer'
+  return {
+    name: globalWriteOrder as OrderSettings['name'],
+    writeNowAcks,
+    coordinator: coordinator === '' ? 'flag' : named,
+    extentBytes: dlExtentSizeBytes,
+    extentsMax: dlExtents,
   }
 }
 
@@ -111,9 +119,12 @@ function afterSb0p(word: string, hostName: string): number {
 }
 
 /** What the driver refuses on one host alone; undefined: nothing. */
-export function connectProblem(net: NetOptions, digests: Digests): AdminResult | undefined {
+export function connectProblem({ net, coprime }: Resource, digests: Digests): AdminResult | undefined {
   const refused = (code: number, detail: string): AdminResult => ({ code, text: driverErrorText(code), detail })
   if (net.allowTwoPrimaries && net.protocol !== 'C') return refused(139, 'allow-two-primaries needs protocol C')
+  const order = coprime.globalWriteOrder
+  if (order !== 'arbitration' && net.protocol !== 'C')
+    return refused(139, `global-write-order ${order} needs protocol C`)
   if (net.fencing === 'resource-and-stonith' && net.protocol === 'A') {
     return refused(154, 'fencing resource-and-stonith needs protocol B or C')
   }

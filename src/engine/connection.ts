@@ -43,6 +43,7 @@ import {
   ZERO_BYTES_MAX,
   ZERO_BYTES_MAX_OLD_PEER,
 } from './limits.ts'
+import { orderMismatch, orderPacket, orderProblem } from './order/agreement.ts'
 import { nameOf, PacketRouter } from './packet-router.ts'
 import { sameBytes } from './peer-io.ts'
 import {
@@ -89,6 +90,7 @@ export class Connection implements EpochHost {
   session = 0
   discardMyData = false
   #challenge: Uint8Array = EMPTY
+  #peerOrder: PacketOf<'P_ORDER'> | undefined
   peerIntegrityAlg = ''
   readonly #router: PacketRouter
   /** Callbacks of pings in the order sent; undefined: keep-alive. */
@@ -118,6 +120,12 @@ export class Connection implements EpochHost {
 
   get coprimePeer(): boolean {
     return (this.features & FF_COPRIME_ORDER) !== 0
+  }
+
+  /** Whether this host decides the order of all writes, if anybody does. */
+  get coordinates(): boolean {
+    const { coordinator } = this.#engine.settings.order
+    return coordinator === 'flag' ? this.resolveConflicts : coordinator === 'local'
   }
 
   get strictEpochs(): boolean {
@@ -416,6 +424,11 @@ export class Connection implements EpochHost {
       return
     }
     this.features = OWN_FEATURES & packet.features
+    const problem = orderProblem(engine.settings, this.coprimePeer)
+    if (problem !== undefined) {
+      this.giveUp(problem)
+      return
+    }
     this.#setContext()
     if (engine.settings.cramHmacAlg !== '') {
       this.#phase = 'challenge'
@@ -477,6 +490,8 @@ export class Connection implements EpochHost {
       twoPrimaries: settings.allowTwoPrimaries ? 1 : 0,
       integrityAlg: settings.dataIntegrityAlg,
     })
+    this.#peerOrder = undefined
+    if (settings.order.name !== 'arbitration') this.sendData(orderPacket(settings.order))
     for (const volume of volumes) volume.negotiation.introduce()
     this.#setConn(C_WF_REPORT_PARAMS, 'handshake')
     this.reason = undefined
@@ -505,6 +520,19 @@ export class Connection implements EpochHost {
       )
     else if (packet.integrityAlg !== settings.dataIntegrityAlg)
       differs('data-integrity-alg', settings.dataIntegrityAlg || '(none)', packet.integrityAlg || '(none)')
+  }
+
+  onOrder(packet: PacketOf<'P_ORDER'>): void {
+    this.#peerOrder = packet
+    if (this.coprimePeer) this.orderIsAgreed()
+    else this.protocolError('P_ORDER from a peer that did not announce our extension')
+  }
+
+  /** Looked at when the peer's state is there, which comes after its P_ORDER. If not, the connection is given up. */
+  orderIsAgreed(): boolean {
+    const mismatch = orderMismatch(this.#engine.settings.order, this.#peerOrder)
+    if (mismatch !== undefined) this.giveUp(mismatch)
+    return mismatch === undefined
   }
 
   onSyncParam(packet: { readonly volume: number; readonly verifyAlg: string; readonly csumsAlg: string }): void {
@@ -617,7 +645,11 @@ export class Connection implements EpochHost {
     }
     const session = this.session
     const code = volume.negotiation.onChangeRequest(packet.mask, packet.value)
-    if (session === this.session) this.sendMeta({ type: 'P_STATE_CHG_REPLY', volume: volume.number, code })
+    const reply = (): void => {
+      if (session === this.session) this.sendMeta({ type: 'P_STATE_CHG_REPLY', volume: volume.number, code })
+    }
+    if (volume.peerMayWrite) volume.io.order.onPeerPromotes(reply)
+    else reply()
   }
 
   /** The peer wants to leave. */

@@ -35,8 +35,6 @@ import { DriverError } from './driver-error.ts'
 import type { Effect } from './effects.ts'
 import type { EngineEvent } from './events.ts'
 import { FENCE_HANDLER_NAME } from './limits.ts'
-import { Arbitration } from './order/arbitration.ts'
-import type { WriteOrder } from './order/order.ts'
 import {
   driverErrorText,
   REQUEST_INVALIDATE,
@@ -66,7 +64,6 @@ export class Engine {
   readonly timers = new Timers()
   readonly connection: Connection
   readonly volumes: Volume[]
-  readonly order: WriteOrder
   readonly readRule: boolean
   nowMs = 0
   /** Somebody has an export open: no demotion. */
@@ -94,7 +91,6 @@ export class Engine {
     this.digests = ports.digests
     this.readRule = options.readRule ?? true
     this.connection = new Connection(this)
-    this.order = new Arbitration(() => this.connection.resolveConflicts)
     this.volumes = settings.volumes.map((volume) => new Volume(this, volume))
   }
 
@@ -591,12 +587,18 @@ export class Engine {
       connectionReason: this.connection.reason,
       agreedProtocolVersion: this.connection.established ? this.connection.apv : 0,
       resolveConflicts: this.connection.resolveConflicts,
+      order: this.settings.order.name,
+      coordinates:
+        this.connection.established && COORDINATED.has(this.settings.order.name)
+          ? this.connection.coordinates
+          : undefined,
       inFlightBytes,
       volumes: this.volumes.map((volume) => volume.status()),
     }
   }
 }
 
+const COORDINATED: ReadonlySet<string> = new Set(['coordinator', 'auto'])
 const OK: AdminResult = { code: 0, text: '' }
 
 /** Errors of meta/ carry DRBD's number in their details; anything else is a metadata I/O error. */

@@ -42,11 +42,25 @@ export const RESYNC_EXTENT_SECTORS = (16 * MIB) / 512
 /** How long the winner of a conflict leaves way for the write that it told to retry. */
 export const RETRY_OWED_MS = 1000
 
+/** How long a lock that took a while to get is kept although the peer wants it: as long as it took, within these bounds. */
+export const LOCK_HOLD_MS_MIN = 1
+export const LOCK_HOLD_MS_MAX = 50
+
+/** `auto`: an extent that changes hands so often within the window is shared from then on. */
+export const AUTO_HANDOVERS = 2
+export const AUTO_WINDOW_MS = 1000
+/** And locked again when only the peer has written in it for so long: longer than the window, lest it swings. */
+export const AUTO_IDLE_MS = 1500
+/** Extents whose last hand-overs are remembered; then counting begins anew. */
+export const AUTO_MEMORY_EXTENTS_MAX = 65_536
+
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB
 
 /** Handler that is to make sure that a lost peer writes no more (config-and-tools.md 1.8). */
 export const FENCE_HANDLER_NAME = 'fence-peer'
 
+assert(AUTO_IDLE_MS > AUTO_WINDOW_MS, 'an extent is not taken back for what made it shared')
+assert(LOCK_HOLD_MS_MIN <= LOCK_HOLD_MS_MAX, 'bounds of the hold of a lock')
 assert(REQUEST_BYTES_MAX <= PEER_BYTES_MAX, 'one write must fit into the receive bound')
 assert(RESYNC_WINDOW_BUSY_BYTES <= RESYNC_WINDOW_BYTES, 'a busy disk gets no larger window')

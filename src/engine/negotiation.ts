@@ -76,6 +76,10 @@ export class Negotiation {
     if (this.#peer !== undefined && this.#volume.state.conn >= C_CONNECTED) this.#volume.exposed.follow(this.#peer)
   }
 
+  get peerConnected(): boolean {
+    return this.#peerConnected
+  }
+
   /** After a resync both hosts hold the same set. */
   peerTookOver(uuids: Uuids): void {
     this.#peer = { ...uuids, dirtyBits: 0, uuidFlags: 0 }
@@ -279,6 +283,7 @@ export class Negotiation {
     if (peer.disk === D_NEGOTIATING)
       real = ((this.#peer?.uuidFlags ?? 0) & UF_INCONSISTENT) !== 0 ? D_INCONSISTENT : D_CONSISTENT
     if (own.conn <= C_TEAR_DOWN) return
+    if (own.conn === C_WF_REPORT_PARAMS && !volume.engine.connection.orderIsAgreed()) return
     const settled = this.#endOfResync(peer, own, real)
     if (settled === 'done') return
     real = settled

@@ -3,7 +3,7 @@
 // (sequence numbers, wire-protocol.md 3.4). What a packet means is in the files it goes to.
 
 import { AppError } from '../base/errors.ts'
-import { C_NETWORK_FAILURE, ID_SYNCER_WORD } from '../wire/drbd/constants.ts'
+import { C_NETWORK_FAILURE, ID_SYNCER_WORD, LF_SHARED, OWN_WRITE_HI } from '../wire/drbd/constants.ts'
 import type { Packet, PacketOf } from '../wire/drbd/packets.ts'
 import type { Connection } from './connection.ts'
 import type { Engine } from './engine.ts'
@@ -51,6 +51,9 @@ export class PacketRouter {
         return
       case 'P_PROTOCOL':
         this.#connection.onProtocol(packet)
+        return
+      case 'P_ORDER':
+        this.#connection.onOrder(packet)
         return
       case 'P_PROTOCOL_UPDATE':
         if (packet.integrityAlg !== this.#connection.peerIntegrityAlg) {
@@ -149,6 +152,17 @@ export class PacketRouter {
       case 'P_APPLIED':
         if (this.#connection.coprimePeer) io.onApplied(packet.payload)
         else this.#connection.protocolError('P_APPLIED from a peer that did not announce our extension')
+        break
+      case 'P_WRITE_NOW':
+        if (!io.asked.onWriteNow(packet)) this.#connection.protocolError('P_WRITE_NOW for a write that does not ask')
+        break
+      case 'P_LOCK_EXTENT':
+        if (!io.order.onLockRequest(packet.extent))
+          this.#connection.protocolError(`P_LOCK_EXTENT under the order ${io.order.name}`)
+        break
+      case 'P_LOCK_EXTENT_ACK':
+        if (!io.order.onLockGrant(packet.extent, (packet.lockFlags & LF_SHARED) !== 0))
+          this.#connection.protocolError('P_LOCK_EXTENT_ACK that was not asked for')
         break
       case 'P_STATE_CHG_REQ':
         this.#connection.onVolumeChangeRequest(packet, volume)
@@ -309,13 +323,16 @@ export class PacketRouter {
     if (newer(packet.sequence, highest)) this.#highest.set(packet.volume, packet.sequence)
     const { io } = volume
     const resync = packet.blockIdHi === ID_SYNCER_WORD && packet.blockIdLo === ID_SYNCER_WORD
+    const isOwn = packet.blockIdHi === OWN_WRITE_HI && this.#connection.coprimePeer
     let known = true
     switch (packet.type) {
       case 'P_RECV_ACK':
         known = this.#engine.settings.protocol === 'B' && io.onWriteAck('recv', packet.blockIdLo, packet.sector)
         break
       case 'P_WRITE_ACK':
-        known = io.onWriteAck('written', packet.blockIdLo, packet.sector)
+        known = isOwn
+          ? io.peer.onConfirmed(packet.blockIdLo, packet.sector, true)
+          : io.onWriteAck('written', packet.blockIdLo, packet.sector)
         break
       case 'P_RS_WRITE_ACK':
         if (resync) io.resync.onTargetAck(packet.sector, packet.sizeBytes, true)
@@ -329,6 +346,7 @@ export class PacketRouter {
         break
       case 'P_NEG_ACK':
         if (resync) io.resync.onTargetAck(packet.sector, packet.sizeBytes, false)
+        else if (isOwn) known = io.peer.onConfirmed(packet.blockIdLo, packet.sector, false)
         else io.onNegativeAck(packet.blockIdLo, packet.sector, packet.sizeBytes)
         break
       case 'P_NEG_DREPLY':

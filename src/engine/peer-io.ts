@@ -12,12 +12,15 @@ import {
   C_SYNC_SOURCE,
   D_INCONSISTENT,
   D_UPTODATE,
+  DP_ASKS_FIRST,
   DP_DISCARD,
   DP_FLUSH,
   DP_FUA,
   DP_MAY_SET_IN_SYNC,
   DP_SEND_RECEIVE_ACK,
   DP_SEND_WRITE_ACK,
+  NF_ALONE,
+  NF_WRITTEN,
 } from '../wire/drbd/constants.ts'
 import type { PacketOf } from '../wire/drbd/packets.ts'
 import type { DiskOp } from './effects.ts'
@@ -59,7 +62,11 @@ export class PeerIo {
   readonly #applied = new AppliedWrites()
   /** Asked while writes of the lost connection were still at the disk. */
   #askedInDoubt: readonly number[] | undefined
+  /** Asked first, ordered, and not known to be on the peer's disk, by block id. */
+  readonly #unconfirmed = new Map<number, PeerWrite>()
+  #position = 0
   pendingBytes = 0
+  writeNows = 0
 
   constructor(io: VolumeIo) {
     this.#io = io
@@ -73,6 +80,10 @@ export class PeerIo {
     const { connection } = volume.engine
     const sizeBytes = packet.type === 'P_DATA' ? packet.payload.length : packet.sizeBytes
     const epoch = connection.receivedEpochs.received()
+    if ((packet.flags & DP_ASKS_FIRST) !== 0 && !io.order.mayBeAsked) {
+      connection.protocolError(`the peer asks for the order of its write, which this host does not decide`)
+      return
+    }
     if (volume.state.disk < D_INCONSISTENT) {
       this.#refuse(packet, sizeBytes, epoch)
       return
@@ -88,7 +99,7 @@ export class PeerIo {
     if (packet.type === 'P_DATA') data = packet.payload
     else if (packet.type === 'P_WSAME') data = repeat(packet.payload, sizeBytes)
     const unmap = packet.type === 'P_TRIM' || (packet.type === 'P_ZEROES' && (packet.flags & DP_DISCARD) !== 0)
-    const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch)
+    const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch, this.nextPosition())
     io.activate(write)
     this.pending.add(write)
     this.pendingBytes += data === undefined ? 0 : sizeBytes
@@ -118,12 +129,14 @@ export class PeerIo {
     if (error !== undefined) {
       const [from, to] = blocksTouched(write.sector, write.sectors)
       volume.bitmap?.set(from, to)
+      if (write.asksFirst && !write.ordered) this.#sendNow(write, NF_ALONE)
       this.#sendAck('P_NEG_ACK', write)
       volume.onDataError(error, 'write')
     } else {
       if (volume.engine.settings.allowTwoPrimaries && volume.engine.connection.coprimePeer)
         this.#applied.add(write.blockIdLo)
-      this.#acknowledge(write)
+      if (write.asksFirst && !write.ordered) this.#order(write, NF_WRITTEN)
+      else this.#acknowledge(write)
     }
     this.#finish(write)
     if (write.restartOverlapping) io.restartPostponed(write.sector, write.sectors)
@@ -134,11 +147,17 @@ export class PeerIo {
     this.#flushes = []
     this.#askedInDoubt = undefined
     for (const write of this.#waiting.splice(0)) this.#drop(write)
+    for (const write of this.#unconfirmed.values()) if (write.applied) this.#io.release(write)
+    this.#unconfirmed.clear()
   }
 
   #trySubmit(write: PeerWrite): boolean {
     const io = this.#io
     const { volume } = io
+    if (write.epoch.lost) {
+      this.#drop(write)
+      return true
+    }
     const own: LocalWrite[] = []
     let blocked = false
     io.active.forEachOverlap(write.sector, write.sectors, (present) => {
@@ -148,7 +167,13 @@ export class PeerIo {
     })
     write.restartOverlapping = false
     if (own.length > 0) {
-      const verdict = volume.engine.order.judge(write, own)
+      const verdict = io.order.judge(write, own)
+      if (verdict === 'forbidden') {
+        volume.engine.connection.protocolError(
+          `the peer wrote sectors ${write.sector}+${write.sectors} while this host has the lock of their extent`,
+        )
+        return true
+      }
       if (verdict === 'superseded' || verdict === 'retry') {
         this.#withdraw(write, verdict)
         return true
@@ -158,6 +183,7 @@ export class PeerIo {
     if (blocked || !volume.engine.connection.epochMayProceed(write.epoch)) return false
     if (!this.#mayBeOnlyCopy(write)) return false
     write.submitted = true
+    if (write.asksFirst && !volume.engine.settings.order.writeNowAcks) this.#order(write, 0)
     const offsetBytes = write.sector * 512
     if (write.data !== undefined)
       volume.engine.emit({
@@ -177,6 +203,47 @@ export class PeerIo {
         unmap: write.unmap,
         op: write,
       })
+    return true
+  }
+
+  // ---- writes that ask first (order/coordinator.ts) ----------------------------------------------------------------------
+
+  /** Place in the peer's stream of what is received now. */
+  nextPosition(): number {
+    return ++this.#position
+  }
+
+  /** From here on everything that overlaps comes after it, in the stream to the peer and on both disks. */
+  #order(write: PeerWrite, nowFlags: number): void {
+    if (write.epoch.lost) return
+    write.ordered = true
+    this.#unconfirmed.set(write.blockIdLo, write)
+    this.#sendNow(write, nowFlags)
+    this.#io.order.onPeerOrdered(write)
+  }
+
+  #sendNow(of: { sector: number; blockIdHi: number; blockIdLo: number; epoch: ReceivedEpoch }, nowFlags: number): void {
+    if (of.epoch.lost) return
+    this.writeNows++
+    const { volume } = this.#io
+    const { sector, blockIdHi, blockIdLo } = of
+    volume.engine.connection.sendData({
+      type: 'P_WRITE_NOW',
+      volume: volume.number,
+      sector,
+      blockIdHi,
+      blockIdLo,
+      nowFlags,
+    })
+  }
+
+  /** A write that asked first is on the peer's disk, too, or could not be written there. False: no such write. */
+  onConfirmed(blockIdLo: number, sector: number, written: boolean): boolean {
+    const write = this.#unconfirmed.get(blockIdLo)
+    if (write === undefined || write.sector !== sector) return false
+    this.#unconfirmed.delete(blockIdLo)
+    if (!written) this.#io.volume.markOutOfSync(write.sector, write.sectors)
+    if (write.applied) this.#io.release(write)
     return true
   }
 
@@ -262,7 +329,8 @@ export class PeerIo {
   }
 
   #drop(write: PeerWrite): void {
-    this.#io.release(write)
+    write.applied = true
+    if (this.#unconfirmed.get(write.blockIdLo) !== write) this.#io.release(write)
     const { activity } = write
     write.activity = undefined
     activity?.release(write)
@@ -295,6 +363,7 @@ export class PeerIo {
 
   /** No usable disk here: the data is dropped, the peer is told (6.2). */
   #refuse(packet: DataPacket, sizeBytes: number, epoch: ReceivedEpoch): void {
+    if ((packet.flags & DP_ASKS_FIRST) !== 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)
     this.#ack('P_NEG_ACK', packet, packet.type === 'P_DATA' ? sizeBytes : 0)
     this.#io.volume.engine.connection.receivedEpochs.written(epoch)
   }

@@ -4,6 +4,7 @@
 import { unreachable } from '../base/assert.ts'
 import type { ClientErrorCode } from '../runtime/api.ts'
 import type { DiskError } from '../runtime/ports.ts'
+import { DP_ASKS_FIRST } from '../wire/drbd/constants.ts'
 import type { ActivityLog, ActivityUser } from './activity.ts'
 import type { DiskOp } from './effects.ts'
 import type { ReceivedEpoch, SentEpoch } from './epochs.ts'
@@ -14,7 +15,7 @@ import type { VolumeIo } from './volume-io.ts'
  * | kind            | what it is                                                        | active from .. to                        |
  * | local-read      | a client's read                                                   | start .. disk or peer's answer           |
  * | local-write     | a client's write or zero request                                  | start .. complete on both hosts          |
- * | peer-write      | a write received from the peer                                    | receipt .. acknowledged                  |
+ * | peer-write      | a write received from the peer                                    | receipt .. acknowledged; if it asked first, on both disks |
  * | peer-read       | a read for the peer: P_DATA_REQUEST, resync and verify requests   | start .. answer queued on the data stream |
  * | resync-request  | we are target: range asked for                                    | request sent .. resync write complete    |
  */
@@ -88,6 +89,18 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   refused = false
   /** Answered to the client. */
   completed = false
+  /** Where it stands on the way to the own disk; see asked-writes.ts. */
+  here: 'free' | 'asked' | 'ordered' | 'left' = 'free'
+  /** Sent with DP_ASKS_FIRST. */
+  asked = false
+  /** Place of its P_WRITE_NOW in the stream of the coordinator. */
+  orderedAt = 0
+  /** The coordinator waits for word that it is on the own disk. */
+  confirms = false
+  /** Generation of the locks that it uses; 0: none (order/extent-locks.ts). */
+  lockGeneration = 0
+  /** Begun while the peer was Secondary; see UnorderedWrites. */
+  unordered = false
 
   constructor(
     io: VolumeIo,
@@ -104,6 +117,11 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
     this.data = data
     this.unmap = unmap
     this.fua = fua
+  }
+
+  /** Sent, and not to be written here yet. */
+  get awaitsOrder(): boolean {
+    return this.here === 'asked'
   }
 
   onDisk(error: DiskError | undefined): void {
@@ -135,6 +153,12 @@ export class PeerWrite extends Base implements DiskOp, ActivityUser {
   /** On its way to the own disk. */
   submitted = false
   flushing = false
+  /** On the own disk. One that asked first stays active until the peer has it as well: nobody may read it before. */
+  applied = false
+  /** P_WRITE_NOW was sent. */
+  ordered = false
+  /** Place in the stream of the peer. */
+  readonly position: number
   /** Own postponed writes that overlap are sent again once this one is applied. */
   restartOverlapping = false
 
@@ -145,6 +169,7 @@ export class PeerWrite extends Base implements DiskOp, ActivityUser {
     data: Uint8Array | undefined,
     unmap: boolean,
     epoch: ReceivedEpoch,
+    position = 0,
   ) {
     super(from.sector, sizeBytes / 512)
     this.io = io
@@ -154,6 +179,11 @@ export class PeerWrite extends Base implements DiskOp, ActivityUser {
     this.data = data
     this.unmap = unmap
     this.epoch = epoch
+    this.position = position
+  }
+
+  get asksFirst(): boolean {
+    return (this.flags & DP_ASKS_FIRST) !== 0
   }
 
   onDisk(error: DiskError | undefined): void {
@@ -240,21 +270,21 @@ export function mustWait(starting: Request['kind'] | 'resync-write', present: Re
       return present.kind === 'peer-write' || (present.kind === 'resync-request' && present.answered)
     case 'local-write':
       if (present.kind === 'local-read') return !present.remote
-      return true
+      return present.kind !== 'peer-write' || !present.applied
     case 'peer-write':
       // Own writes in flight are the business of the order in force (order/).
       if (present.kind === 'local-read') return !present.remote
       if (present.kind === 'peer-read') return true
       // The source sent the answer before this write: older data must not land on top of it.
       if (present.kind === 'resync-request') return present.answered
-      return present.kind === 'peer-write' && present.submitted
+      return present.kind === 'peer-write' && present.submitted && !present.applied
     case 'resync-request':
       return present.kind === 'local-write' || present.kind === 'resync-request'
     case 'resync-write':
       if (present.kind === 'local-read') return !present.remote
       if (present.kind === 'resync-request') return false
       // One that is not at the disk yet came later and waits for us.
-      if (present.kind === 'peer-write') return present.submitted
+      if (present.kind === 'peer-write') return present.submitted && !present.applied
       return true
     default:
       return unreachable(starting)

@@ -15,6 +15,7 @@ import {
   C_SYNC_SOURCE,
   D_INCONSISTENT,
   D_UPTODATE,
+  DP_ASKS_FIRST,
   DP_DISCARD,
   DP_FLUSH,
   DP_FUA,
@@ -24,9 +25,12 @@ import {
   DP_SEND_WRITE_ACK,
   DP_ZEROES,
 } from '../wire/drbd/constants.ts'
+import { AskedWrites } from './asked-writes.ts'
 import type { DiskOp } from './effects.ts'
 import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
+import { createOrder } from './order/create-order.ts'
+import type { WriteOrder } from './order/order.ts'
 import { PeerIo } from './peer-io.ts'
 import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest } from './requests.ts'
 import { Resync } from './resync.ts'
@@ -42,6 +46,8 @@ interface OwedRange {
 export class VolumeIo {
   readonly volume: Volume
   readonly peer: PeerIo
+  readonly order: WriteOrder
+  readonly asked: AskedWrites
   readonly resync: Resync
   readonly active = new IntervalSet<Request>()
   /** Sent to the peer and not yet answered, by block id; in the order in which they were sent. */
@@ -75,6 +81,8 @@ export class VolumeIo {
   constructor(volume: Volume) {
     this.volume = volume
     this.peer = new PeerIo(this)
+    this.order = createOrder(volume)
+    this.asked = new AskedWrites(this)
     this.resync = new Resync(this)
     this.flushes = new Flushes(this)
   }
@@ -140,6 +148,7 @@ export class VolumeIo {
       this.#waiting.length === 0 &&
       this.#parked.length === 0 &&
       (this.volume.activity?.quiet ?? true) &&
+      this.order.waiting === 0 &&
       this.flushes.quiet
     )
   }
@@ -150,6 +159,16 @@ export class VolumeIo {
   }
 
   #admit(write: LocalWrite): void {
+    if (this.order.admit(write)) this.enter(write)
+  }
+
+  /** The order lets the write go on; one that is active already is started again. */
+  enter(write: LocalWrite): void {
+    if (write.active) {
+      this.#restarts.push(write)
+      this.pumpNeeded = true
+      return
+    }
     const activity = this.volume.activity
     if (activity === undefined || activity.acquire(write)) {
       write.activity = activity
@@ -190,6 +209,7 @@ export class VolumeIo {
   pump(): void {
     this.pumpNeeded = false
     this.peer.pump()
+    this.asked.pump()
     for (const write of this.#restarts.splice(0)) {
       if (this.#blocked(write)) this.#restarts.push(write)
       else this.#startOrHold(write)
@@ -260,7 +280,7 @@ export class VolumeIo {
       if (activity !== undefined && !activity.acquire(write)) return
       write.activity = activity
     }
-    this.#startWrite(write)
+    if (this.order.admit(write)) this.#startWrite(write)
   }
 
   // ---- reads -----------------------------------------------------------------------------------------------------------
@@ -359,6 +379,8 @@ export class VolumeIo {
     write.localError = undefined
     write.writtenTo = undefined
     write.refused = false
+    write.here = 'free'
+    write.asked = false
     const [fromBit, toBit] = blocksTouched(write.sector, write.sectors)
     engine.connection.epochs.assign(write)
     const onDisk = volume.state.disk >= D_INCONSISTENT
@@ -374,24 +396,38 @@ export class VolumeIo {
         })
       }
     }
-    if (onDisk) {
-      write.localPending = true
-      const offsetBytes = write.sector * 512
-      if (write.data !== undefined)
-        engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data: write.data, op: write })
-      else
-        engine.emit({
-          type: 'disk.zero',
-          volume: volume.number,
-          offsetBytes,
-          lengthBytes: write.sectors * 512,
-          unmap: write.unmap,
-          op: write,
-        })
-    } else if (!write.peerPending && !write.onPeer) {
+    if (write.awaitsOrder) return
+    if (onDisk) this.#writeDisk(write)
+    else if (!write.peerPending && !write.onPeer) {
       write.localError = 'io'
       this.#maybeComplete(write)
     }
+  }
+
+  /** A write that asked first may be written here now; if there is still a disk. */
+  writeHere(write: LocalWrite): void {
+    if (this.volume.state.disk >= D_INCONSISTENT) this.#writeDisk(write)
+    else {
+      this.asked.onWrittenHere(write, true)
+      this.#maybeComplete(write)
+    }
+  }
+
+  #writeDisk(write: LocalWrite): void {
+    const { volume } = this
+    write.localPending = true
+    const offsetBytes = write.sector * 512
+    if (write.data !== undefined)
+      volume.engine.emit({ type: 'disk.write', volume: volume.number, offsetBytes, data: write.data, op: write })
+    else
+      volume.engine.emit({
+        type: 'disk.zero',
+        volume: volume.number,
+        offsetBytes,
+        lengthBytes: write.sectors * 512,
+        unmap: write.unmap,
+        op: write,
+      })
   }
 
   #sendWrite(write: LocalWrite, fromBit: number, toBit: number): void {
@@ -412,6 +448,10 @@ export class VolumeIo {
     if (protocol === 'C' || resyncing) flags |= DP_SEND_WRITE_ACK
     if (protocol === 'B') flags |= DP_SEND_RECEIVE_ACK
     write.cookie = this.#cookie()
+    if (this.order.asksFirst(write) && volume.state.disk >= D_INCONSISTENT) {
+      flags |= DP_ASKS_FIRST
+      this.asked.add(write)
+    }
     const common = {
       volume: volume.number,
       sector: write.sector,
@@ -462,6 +502,7 @@ export class VolumeIo {
       this.volume.onDataError(error, 'write')
     } else write.writtenTo = this.volume.store
     this.pumpNeeded = true
+    this.asked.onWrittenHere(write, error !== undefined)
     this.#maybeComplete(write)
   }
 
@@ -533,6 +574,7 @@ export class VolumeIo {
   failWrite(write: LocalWrite, error: DiskError): void {
     this.#resent.delete(write)
     this.#releaseActivity(write)
+    this.order.ended(write)
     this.release(write)
     this.volume.engine.clientDone(write.id, {
       code: error.code === 'no-space' ? 'no-space' : 'io',
@@ -542,6 +584,10 @@ export class VolumeIo {
 
   #maybeComplete(write: LocalWrite): void {
     if (write.localPending || write.peerPending || write.postponed || write.completed) return
+    if (write.here !== 'free') {
+      if (write.here === 'left') this.#maybeWriteAlone(write)
+      return
+    }
     if (write.localError !== undefined && !write.onPeer) {
       this.#failOrKeep(write, write.localError)
       return
@@ -563,6 +609,7 @@ export class VolumeIo {
     }
     this.#releaseActivity(write)
     this.release(write)
+    this.order.ended(write)
     this.volume.engine.connection.epochs.onCompletion(write.epoch)
     this.volume.engine.clientDone(write.id, undefined, undefined, !write.dataQueued && write.localError === undefined)
   }
@@ -594,6 +641,17 @@ export class VolumeIo {
     } else this.#parked.push(write)
   }
 
+  /** The link was lost before it was written here: this host does it alone as soon as it may. */
+  #maybeWriteAlone(write: LocalWrite): void {
+    const { volume } = this
+    if (volume.mayCompleteAlone) {
+      write.here = 'free'
+      write.onPeer = false
+      volume.markOutOfSync(write.sector, write.sectors)
+      this.#writeDisk(write)
+    } else this.#completeLater(write)
+  }
+
   #releaseActivity(write: LocalWrite): void {
     const { activity } = write
     write.activity = undefined
@@ -607,6 +665,8 @@ export class VolumeIo {
     this.owed.clear()
     this.pumpNeeded = true
     this.peer.onPeerLost()
+    this.order.onPeerLost()
+    const left = this.asked.onPeerLost()
     this.resync.onPeerLost()
     this.#waiting = this.#waiting.filter((request) => request.kind === 'local-read' || request.kind === 'local-write')
     const lost = [...this.inFlight.values()]
@@ -621,6 +681,12 @@ export class VolumeIo {
         this.#inDoubt.set(request.cookie, request)
         this.#maybeComplete(request)
       }
+    }
+    // Acknowledged already, but not written here: the peer need not be asked.
+    for (const write of left) {
+      if (this.#inDoubt.has(write.cookie)) continue
+      this.#inDoubt.set(write.cookie, write)
+      this.#maybeComplete(write)
     }
     // Postponed writes have nobody left to wait for.
     this.active.forEachOverlap(0, this.volume.sizeSectors, (request) => {
@@ -695,8 +761,14 @@ export class VolumeIo {
     this.#parked = []
     for (const request of parked) {
       if (request instanceof FlushRequest) this.flushes.request(request)
-      else if (request.onPeer) this.#maybeComplete(request)
-      else this.#restarts.push(request)
+      else if (request.onPeer && (request.here === 'free' || this.volume.isTarget)) {
+        // Not written here: its blocks are out of sync, and come with the resync.
+        request.here = 'free'
+        this.#maybeComplete(request)
+      } else {
+        request.here = 'free'
+        this.#restarts.push(request)
+      }
     }
     if (parked.length > 0) this.pumpNeeded = true
   }

@@ -179,12 +179,25 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   get holdsReads(): boolean {
-    return this.suspended || this.#gates > 0 || this.state.disk === D_ATTACHING || this.state.disk === D_NEGOTIATING
+    const { conn, disk } = this.state
+    if (this.suspended || this.#gates > 0 || disk === D_ATTACHING || disk === D_NEGOTIATING) return true
+    // About to be a target: what is out of date here is not known yet, while the source may answer its writes already.
+    return conn === C_WF_BITMAP_T || conn === C_WF_SYNC_UUID
   }
 
   get holdsWrites(): boolean {
+    return this.holdsReads || this.state.conn === C_STARTING_SYNC_T
+  }
+
+  /** The peer is Primary, or may be without our knowing: it has not told its role since the handshake. */
+  get peerMayWrite(): boolean {
+    return this.state.peer !== R_SECONDARY || !this.negotiation.peerConnected
+  }
+
+  /** This host takes over the peer's data, now or as soon as bitmaps are exchanged. */
+  get isTarget(): boolean {
     const { conn } = this.state
-    return this.holdsReads || conn === C_WF_BITMAP_T || conn === C_WF_SYNC_UUID || conn === C_STARTING_SYNC_T
+    return conn === C_WF_BITMAP_T || conn === C_WF_SYNC_UUID || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_T
   }
 
   /**
@@ -888,6 +901,8 @@ export class Volume implements MetadataHost, ActivityHost {
         bitmapWrites: this.bitmapWrites,
         superseded: io.superseded,
         retried: io.retried,
+        writeNows: io.peer.writeNows,
+        ...io.order.counters,
       },
     }
   }

@@ -87,6 +87,20 @@ export interface VolumeSettings {
   readonly mdFlushes: boolean
 }
 
+export type OrderName = 'arbitration' | 'coordinator' | 'lock-extents' | 'auto'
+
+/** How writes of two Primaries are ordered (`global-write-order` and its options). */
+export interface OrderSettings {
+  readonly name: OrderName
+  readonly writeNowAcks: boolean
+  /** Who coordinates: the holder of the resolve-conflicts flag, or the host that the configuration names. */
+  readonly coordinator: 'flag' | 'local' | 'peer'
+  /** A power of two, 64 KiB or more. */
+  readonly extentBytes: number
+  /** Locks that are kept. */
+  readonly extentsMax: number
+}
+
 export interface ResourceSettings {
   readonly name: string
   readonly protocol: 'A' | 'B' | 'C'
@@ -118,6 +132,7 @@ export interface ResourceSettings {
   readonly socketCheckTimeoutMs: number
   /** Writes of this resource in flight at most, in bytes; more wait in the clients' sockets. */
   readonly inFlightBytesMax: number
+  readonly order: OrderSettings
   readonly volumes: readonly VolumeSettings[]
 }
 
@@ -191,6 +206,11 @@ export interface VolumeStatus {
     readonly bitmapWrites: number
     readonly superseded: number
     readonly retried: number
+    /** P_WRITE_NOW sent, lock requests sent, locks handed over, extents that `auto` made shared or took back. */
+    readonly writeNows: number
+    readonly lockRequests: number
+    readonly lockHandovers: number
+    readonly orderSwitches: number
   }
 }
 
@@ -203,6 +223,10 @@ export interface ResourceStatus {
   readonly connectionReason: string | undefined
   readonly agreedProtocolVersion: number
   readonly resolveConflicts: boolean
+  /** The configured order of writes; both hosts have the same while they are connected. */
+  readonly order: OrderName
+  /** Whether this host coordinates; undefined: nobody does, or not known until it is connected. */
+  readonly coordinates: boolean | undefined
   readonly inFlightBytes: number
   readonly volumes: readonly VolumeStatus[]
 }

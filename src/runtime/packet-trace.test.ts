@@ -56,6 +56,7 @@ test('every packet of the protocol has a kind; only the handshake has that one',
     'P_CONNECTION_FEATURES',
     'P_INITIAL_DATA',
     'P_INITIAL_META',
+    'P_ORDER',
     'P_PROTOCOL',
   ])
 })

@@ -24,7 +24,7 @@ export interface PacketRecord {
   /** Sectors of 512 bytes. */
   readonly sector?: number
   readonly sizeBytes?: number
-  /** The lower half of the block id, or the number of a barrier: a request and its answers share it. */
+  /** The lower half of the block id, or the number of a barrier or an extent: a request and its answers share it. */
   readonly id?: number
   /** Of an answer: time since the packet that it answers. */
   readonly latencyMs?: number
@@ -57,6 +57,8 @@ const REQUESTS = new Set(
     'P_PING P_LOCK_EXTENT'
   ).split(' '),
 )
+/** These have numbers of their own, all others are told by block ids. */
+const NUMBERED_BY_THEMSELVES = ['P_PING', 'P_BARRIER', 'P_LOCK_EXTENT']
 const OPEN_REQUESTS_MAX = 16_384
 
 /** The parts that packets have in common, as far as they have them. */
@@ -68,6 +70,7 @@ interface Parts {
   readonly payload?: Uint8Array
   readonly blockIdLo?: number
   readonly barrier?: number
+  readonly extent?: number | bigint
   readonly lengthBytes?: number
 }
 
@@ -83,7 +86,7 @@ export class PacketTracer {
   readonly watch: PacketWatcher = (direction, stream, packet, nowMs) => {
     const parts: Parts = packet
     const { type, volume = 0, sector } = parts
-    const id = parts.blockIdLo ?? parts.barrier
+    const id = parts.blockIdLo ?? parts.barrier ?? (parts.extent === undefined ? undefined : Number(parts.extent))
     const sizeBytes = parts.sizeBytes ?? parts.payload?.length ?? parts.lengthBytes
     const latencyMs = this.#latency(direction, type, volume, id, nowMs)
     this.#emit({
@@ -107,7 +110,7 @@ export class PacketTracer {
     id: number | undefined,
     nowMs: number,
   ): number | undefined {
-    const about = `${volume} ${type.startsWith('P_PING') ? 'ping' : type.startsWith('P_BARRIER') ? 'barrier' : ''} ${id}`
+    const about = `${volume} ${NUMBERED_BY_THEMSELVES.find((prefix) => type.startsWith(prefix)) ?? ''} ${id}`
     if (REQUESTS.has(type)) {
       if (this.#openRequests.size >= OPEN_REQUESTS_MAX) {
         for (const oldest of this.#openRequests.keys()) {

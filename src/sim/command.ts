@@ -2,9 +2,12 @@
 //
 //   sim [--scenario NAME] [--seeds N] [--first SEED]    N seeds of each scenario (default: as many as it asks for)
 //   sim --scenario NAME --seed SEED [--trace]           one run; --trace prints every event
+//   --order NAME  plays them under that order of writes (default: what the scenario says, else arbitration)
 //   --twice    runs each seed twice and demands the same trace
 //   --list     names the scenarios
 
+import type { OrderName } from '../runtime/api.ts'
+import { ORDER_NAMES } from '../wire/drbd/constants.ts'
 import { EXIT_CODES } from './failure.ts'
 import type { CreateReplica } from './host.ts'
 import { isAsExpected, type RunResult, runScenario, type Scenario } from './scenario.ts'
@@ -22,6 +25,7 @@ interface Arguments {
   readonly seeds: number | undefined
   readonly first: number
   readonly seed: number | undefined
+  readonly order: OrderName | undefined
   readonly trace: boolean
   readonly twice: boolean
   readonly list: boolean
@@ -58,12 +62,12 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
   let requests = 0
   for (let seed = first; seed < first + count; seed++) {
     const onLine = args.trace ? parts.print : undefined
-    const result = runScenario(scenario, seed, parts.createReplica, onLine)
+    const result = runScenario(scenario, seed, parts.createReplica, onLine, args.order)
     if (args.seed !== undefined) for (const line of result.drawn) parts.print(`seed ${seed}: ${line}`)
     steps += result.steps
     requests += result.requests
     if (args.twice) {
-      const again = runScenario(scenario, seed, parts.createReplica)
+      const again = runScenario(scenario, seed, parts.createReplica, undefined, args.order)
       if (again.traceHash !== result.traceHash) {
         parts.print(
           `FAILED ${scenario.name} seed ${seed}: two runs, two traces (${result.traceHash}, ${again.traceHash})`,
@@ -72,7 +76,7 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
       }
     }
     if (isAsExpected(scenario, result)) continue
-    printFailure(scenario, result, parts)
+    printFailure(scenario, result, parts, args.order)
     return result.failure === undefined ? EXIT_CODES.blind : EXIT_CODES[result.failure.kind]
   }
   const how = scenario.options.mustFail === undefined ? 'ok' : 'ok (failed, as it must)'
@@ -80,7 +84,12 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
   return EXIT_CODES.passed
 }
 
-function printFailure(scenario: Scenario, result: RunResult, { print, commit }: CommandParts): void {
+function printFailure(
+  scenario: Scenario,
+  result: RunResult,
+  { print, commit }: CommandParts,
+  order: OrderName | undefined,
+): void {
   const { name, options } = scenario
   const { seed, steps, virtualMs, failure } = result
   for (const line of result.lastLines) print(line)
@@ -89,12 +98,15 @@ function printFailure(scenario: Scenario, result: RunResult, { print, commit }: 
   const checker = failure?.checker ?? 'none'
   print(`FAILED ${name}: checker ${checker}, seed ${seed}, step ${steps}, at ${virtualMs} ms, commit ${commit}`)
   if (failure !== undefined) print(failure.message)
-  print(`replay: npm run sim -- --scenario ${name} --seed ${seed} --trace`)
+  const underOrder = order === undefined ? '' : ` --order ${order}`
+  print(`replay: npm run sim -- --scenario ${name} --seed ${seed}${underOrder} --trace`)
 }
 
 function usage({ print }: CommandParts, problem: string): number {
   print(`sim: ${problem}`)
-  print('usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--seed SEED [--trace]] [--twice] [--list]')
+  print(
+    'usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--seed SEED [--trace]] [--order NAME] [--twice] [--list]',
+  )
   return EXIT_CODES.usage
 }
 
@@ -112,7 +124,7 @@ function parseArguments(args: readonly string[]): Arguments | string {
   for (let i = 0; i < args.length; i++) {
     const arg = args[i] as string
     if (arg === '--trace' || arg === '--twice' || arg === '--list') flags.add(arg)
-    else if (arg === '--scenario' || arg === '--seeds' || arg === '--first' || arg === '--seed') {
+    else if (arg === '--scenario' || arg === '--seeds' || arg === '--first' || arg === '--seed' || arg === '--order') {
       const value = args[++i]
       if (value === undefined) return `${arg} needs a value`
       values.set(arg, value)
@@ -128,10 +140,14 @@ function parseArguments(args: readonly string[]): Arguments | string {
     numbers.set(name, value)
   }
   if (numbers.get('--seeds') === 0) return '--seeds must be at least 1'
+  const orderText = values.get('--order')
+  const order = ORDER_NAMES.find((name) => name === orderText)
+  if (order !== orderText) return `--order ${orderText}: must be one of ${ORDER_NAMES.join(', ')}`
   return {
     scenario: values.get('--scenario'),
     seeds: numbers.get('--seeds'),
     first: numbers.get('--first') ?? 1,
+    order,
     seed: numbers.get('--seed'),
     trace: flags.has('--trace'),
     twice: flags.has('--twice'),

@@ -167,6 +167,8 @@ export class ModelReplica implements ReplicaApi {
       connectionReason: undefined,
       agreedProtocolVersion: 0,
       resolveConflicts: this.#orders,
+      order: 'arbitration',
+      coordinates: undefined,
       inFlightBytes: 0,
       volumes: [volume],
     }
@@ -440,5 +442,9 @@ const EMPTY_VOLUME: VolumeStatus = {
     bitmapWrites: 0,
     superseded: 0,
     retried: 0,
+    writeNows: 0,
+    lockRequests: 0,
+    lockHandovers: 0,
+    orderSwitches: 0,
   },
 }

@@ -2,12 +2,12 @@
 // seeds are a hundred different pairs of machines. All that was drawn is printed before a run.
 
 import type { Prng } from '../base/prng.ts'
-import { MIB } from '../base/units.ts'
-import type { ResourceSettings, VolumeSettings } from '../runtime/api.ts'
+import { KIB, MIB } from '../base/units.ts'
+import type { OrderName, OrderSettings, ResourceSettings, VolumeSettings } from '../runtime/api.ts'
 import type { ClockConfig } from './clock.ts'
 import { DISK_DEFAULTS, type DiskConfig } from './disk.ts'
 import { HANDLERS_DEFAULTS, type HandlersConfig } from './handlers.ts'
-import { NETWORK_DEFAULTS, type NetworkConfig } from './network.ts'
+import { type HostName, NETWORK_DEFAULTS, type NetworkConfig } from './network.ts'
 
 export interface WorldOptions {
   readonly seed: number
@@ -55,6 +55,8 @@ export interface WorldChoice {
   readonly initialSync?: 'skip' | 'full'
   readonly primaries?: readonly ('a' | 'b')[]
   readonly powerCutQuestionEvery?: number
+  /** Default: arbitration. */
+  readonly order?: OrderName
 }
 
 const FENCING_STONITH = 'resource-and-stonith'
@@ -147,15 +149,30 @@ function drawSettings(prng: Prng, choice: WorldChoice): ResourceSettings {
     connectIntMs: 1_000,
     socketCheckTimeoutMs: prng.pick([0, 100]),
     inFlightBytesMax: prng.pick([128 * 1024, 4 * MIB]),
+    order: drawOrder(prng.fork('order'), choice.order ?? 'arbitration'),
     ...choice.settings,
     volumes: [volume],
   }
 }
 
-/** The settings of one host. */
-export function settingsOf({ settings, differences }: WorldOptions, host: 'a' | 'b'): ResourceSettings {
+/** From a generator of its own: other settings of a seed are the same under every order. */
+const drawOrder = (prng: Prng, name: OrderName): OrderSettings => ({
+  name,
+  writeNowAcks: prng.chance(1, 3),
+  coordinator: prng.pick(['flag', 'flag', 'local', 'peer'] as const),
+  extentBytes: prng.pick([64 * KIB, MIB, 4 * MIB]),
+  extentsMax: prng.pick([16, 1237]),
+})
+
+/** The settings of one host; the order's are a's, which matters only for who is named as coordinator. */
+export function settingsOf({ settings, differences }: WorldOptions, host: HostName): ResourceSettings {
   const { volume, ...own } = differences[host]
-  return { ...settings, ...own, volumes: settings.volumes.map((each) => ({ ...each, ...volume })) }
+  const { coordinator } = settings.order
+  const order =
+    host === 'a' || coordinator === 'flag'
+      ? settings.order
+      : { ...settings.order, coordinator: coordinator === 'local' ? ('peer' as const) : ('local' as const) }
+  return { ...settings, ...own, order, volumes: settings.volumes.map((each) => ({ ...each, ...volume })) }
 }
 
 /** One line for each group, for the head of a run. */
@@ -167,7 +184,8 @@ export function describeOptions(options: WorldOptions): string[] {
     `disk a ${fields(disks.a)}`,
     `disk b ${fields(disks.b)}`,
     `clock a ${fields(clocks.a)}; b ${fields(clocks.b)}; handlers ${fields(handlers)}`,
-    `settings ${fields({ ...settings, volumes: '' })}`,
+    `settings ${fields({ ...settings, order: '', volumes: '' })}`,
+    `order ${fields(settings.order)}`,
     ...settings.volumes.map((volume) => `volume ${fields(volume)}`),
     `only a ${JSON.stringify(differences.a)}; only b ${JSON.stringify(differences.b)}`,
   ]

@@ -2,6 +2,7 @@
 // world, boot, the story, then the end that every story has (World.finish): faults off, the world must come to rest, and
 // the checkers have the last word.
 
+import type { OrderName } from '../runtime/api.ts'
 import { type CheckFailure, toCheckFailure } from './failure.ts'
 import type { CreateReplica } from './host.ts'
 import { describeOptions, type WorldChoice } from './options.ts'
@@ -54,11 +55,12 @@ export function runScenario(
   seed: number,
   createReplica: CreateReplica,
   onLine?: (line: string) => void,
+  order?: OrderName,
 ): RunResult {
   const trace = new Trace()
   if (onLine !== undefined) trace.follow(onLine)
   const choice = typeof options.world === 'function' ? options.world(seed) : options.world
-  const world = new World(seed, choice ?? {}, createReplica, trace)
+  const world = new World(seed, { ...choice, ...(order === undefined ? {} : { order }) }, createReplica, trace)
   let failure: CheckFailure | undefined
   try {
     world.boot()

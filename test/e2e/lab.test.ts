@@ -322,9 +322,7 @@ describe('coprime lab', () => {
 
   describe('what a lab refuses', () => {
     const cases: readonly (readonly [args: readonly string[], message: RegExp])[] = [
-      [['--order', 'coordinator'], /coordinator: not built yet/],
-      [['--order', 'lock-extents'], /lock-extents: not built yet/],
-      [['--order', 'auto'], /auto: not built yet/],
+      [['--order', 'coordinator', '--protocol', 'B'], /--order coordinator: needs --protocol C/],
       [['--order', 'anyhow'], /must be one of arbitration/],
       [['--size', '12'], /--size 12: must be 1M to 16T/],
       [['--protocol', 'D'], /--protocol D: must be one of A, B, C/],

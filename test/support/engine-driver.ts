@@ -22,7 +22,14 @@ import {
   MDF_WAS_UPTODATE,
   type Superblock,
 } from '../../src/meta/superblock.ts'
-import type { AdminCommand, AdminResult, ClientError, ResourceSettings, VolumeSettings } from '../../src/runtime/api.ts'
+import type {
+  AdminCommand,
+  AdminResult,
+  ClientError,
+  OrderSettings,
+  ResourceSettings,
+  VolumeSettings,
+} from '../../src/runtime/api.ts'
 import type { DiskError } from '../../src/runtime/ports.ts'
 import { SimDigests } from '../../src/sim/digests.ts'
 import type { Packet } from '../../src/wire/drbd/packets.ts'
@@ -491,6 +498,15 @@ function formatted(options: VolumeOptions, layout: MdLayout): { readonly data: M
   return { data, meta }
 }
 
+export const orderSettings = (name: OrderSettings['name'], patch: Partial<OrderSettings> = {}): OrderSettings => ({
+  name,
+  writeNowAcks: false,
+  coordinator: 'flag',
+  extentBytes: 4 * 1024 * 1024,
+  extentsMax: 1237,
+  ...patch,
+})
+
 export function resourceSettings(
   settings: Partial<Omit<ResourceSettings, 'volumes'>>,
   volumes: readonly VolumeOptions[],
@@ -521,6 +537,7 @@ export function resourceSettings(
     connectIntMs: 10_000,
     socketCheckTimeoutMs: 100,
     inFlightBytesMax: 64 * 1024 * 1024,
+    order: orderSettings('arbitration'),
     ...settings,
     volumes: volumes.map((volume, number) => ({
       volume: number,

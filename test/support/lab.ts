@@ -11,6 +11,7 @@ import { defined } from '../../src/base/assert.ts'
 import type { HostReport, ResourceReport, VolumeReport } from '../../src/control/api.ts'
 import { ControlClient } from '../../src/control/client.ts'
 import type { LabLine, LabSideLine, LabStatus } from '../../src/daemon/lab/api.ts'
+import type { OrderName } from '../../src/runtime/api.ts'
 import { within } from './bounded.ts'
 import { type DiskPair, SIDES, type Side } from './disk-pair.ts'
 import { type Finished, mustRun } from './programs.ts'
@@ -22,7 +23,8 @@ export const COPRIME_MAIN = fileURLToPath(new URL('../../src/cli/main.js', impor
 export interface LabOptions {
   /** As for `--size`. */
   readonly size?: string
-  readonly order?: 'arbitration' | 'coordinator' | 'lock-extents' | 'auto'
+  readonly order?: OrderName
+  readonly writeNowAcks?: boolean
   readonly protocol?: 'A' | 'B' | 'C'
   readonly linkDelayMs?: number
   readonly restart?: boolean
@@ -315,6 +317,7 @@ function argumentsOf(options: LabOptions): string[] {
   const words: string[] = []
   if (options.size !== undefined) words.push('--size', options.size)
   if (options.order !== undefined) words.push('--order', options.order)
+  if (options.writeNowAcks === true) words.push('--write-now-acks')
   if (options.protocol !== undefined) words.push('--protocol', options.protocol)
   if (options.linkDelayMs !== undefined) words.push('--link-delay-ms', String(options.linkDelayMs))
   if (options.restart === true) words.push('--restart')

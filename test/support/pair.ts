@@ -25,6 +25,7 @@ import type { Handlers, Network } from '../../src/runtime/ports.ts'
 import { Replica } from '../../src/runtime/replica.ts'
 import { Changes } from './bounded.ts'
 import { type DiskPair, otherSide, SIDES, type Side } from './disk-pair.ts'
+import { orderSettings } from './engine-driver.ts'
 import { scratchFolder } from './scratch.ts'
 
 export interface PairOptions {
@@ -321,6 +322,7 @@ function settingsOf(options: PairOptions): ResourceSettings {
     connectIntMs: 1_000,
     socketCheckTimeoutMs: 0,
     inFlightBytesMax: 16 * MIB,
+    order: orderSettings('arbitration'),
     ...options.settings,
     volumes: [
       {

@@ -4,6 +4,7 @@ import { chmodSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 
+import type { OrderName } from '../../runtime/api.ts'
 import { StartError } from '../errors.ts'
 import { LAB_RESOURCE, type LabPaths } from './folder.ts'
 import type { Protocol, SideName } from './options.ts'
@@ -11,6 +12,8 @@ import type { Protocol, SideName } from './options.ts'
 export interface LabConfig {
   readonly paths: LabPaths
   readonly protocol: Protocol
+  readonly order: OrderName
+  readonly writeNowAcks: boolean
   readonly linkDelayMs: number
   readonly sizeBytes: number
   readonly ports: Readonly<Record<SideName, number>>
@@ -26,7 +29,8 @@ export function writeConfig(config: LabConfig): void {
   chmodSync(config.paths.fenceScript, 0o755)
 }
 
-export function configText({ paths, protocol, linkDelayMs, sizeBytes, ports }: LabConfig): string {
+export function configText(config: LabConfig): string {
+  const { paths, protocol, order, writeNowAcks, linkDelayMs, sizeBytes, ports } = config
   const roundTrip = Math.ceil((2 * linkDelayMs) / 100)
   // DRBD: resource-and-stonith needs protocol B or C, two primaries need C.
   const fencing = protocol === 'A' ? 'resource-only' : 'resource-and-stonith'
@@ -41,7 +45,7 @@ resource ${LAB_RESOURCE} {
         ping-timeout          ${PING_TIMEOUT_DECISECONDS + roundTrip};
         connect-int           1;
         socket-check-timeout  ${SOCKET_CHECK_DECISECONDS + roundTrip};
-    }
+${orderText(order, writeNowAcks)}    }
     disk {
         fencing               ${fencing};
         size                  ${sizeBytes / 1024}K;
@@ -55,6 +59,12 @@ ${hostText('b', paths, ports)}
 }
 `
 }
+
+/** Nothing for the default: drbdadm reads the file as well then. */
+const orderText = (order: OrderName, writeNowAcks: boolean): string =>
+  order === 'arbitration'
+    ? ''
+    : `        global-write-order    ${order};\n        write-now-acks        ${writeNowAcks ? 'yes' : 'no'};\n`
 
 function hostText(side: SideName, paths: LabPaths, ports: Readonly<Record<SideName, number>>): string {
   return `    on ${side} {

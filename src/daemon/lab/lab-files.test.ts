@@ -9,11 +9,12 @@ import { after, test } from 'node:test'
 
 import { loadConfiguration, usableResource } from '../../config/index.ts'
 import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../meta/layout.ts'
+import type { OrderName } from '../../runtime/api.ts'
 import { makeFolder } from '../make-folder.ts'
 import { configText } from './config.ts'
 import { deviceBytesFor, prepareDisks } from './disks.ts'
 import { labPaths } from './folder.ts'
-import { checkOrder, type Protocol, parseDelayMs, parseProtocol, parseSizeBytes } from './options.ts'
+import { type Protocol, parseDelayMs, parseOrder, parseProtocol, parseSizeBytes } from './options.ts'
 
 const MIB = 1024 * 1024
 const folder = mkdtempSync(join(tmpdir(), 'cp-'))
@@ -39,10 +40,12 @@ test('disks are made once and keep their size', () => {
   assert.throws(() => prepareDisks(paths, undefined), /different sizes/)
 })
 
-function configured(protocol: Protocol, linkDelayMs: number, of = '/tmp/x') {
+function configured(protocol: Protocol, linkDelayMs: number, of = '/tmp/x', order: OrderName = 'arbitration') {
   const text = configText({
     paths: labPaths(of),
     protocol,
+    order,
+    writeNowAcks: order === 'auto',
     linkDelayMs,
     sizeBytes: 64 * MIB,
     ports: { a: 1001, b: 1002 },
@@ -67,6 +70,8 @@ test('the resource file: two Primaries, fencing, short times', () => {
   assert.deepEqual([local?.address.port, peer?.address.port], [1001, 1002])
   assert.equal(local?.volumes[0]?.diskOptions.sizeSectors, (64 * MIB) / 512)
   assert.equal(handlers.get('fence-peer'), "sh '/tmp/x/fence-peer'")
+  const { coprime } = configured('C', 0, '/tmp/x', 'auto')
+  assert.deepEqual([coprime.globalWriteOrder, coprime.writeNowAcks], ['auto', true])
 })
 
 test('the resource file: a slow link has time for its round trip; A and B have one Primary; paths are quoted', () => {
@@ -102,9 +107,10 @@ test('options', () => {
   assert.equal(parseProtocol('b'), 'B')
   assert.equal(parseDelayMs('2.5', 'delay'), 2.5)
   for (const bad of ['', '-1', 'x', '2001', '1e3']) assert.throws(() => parseDelayMs(bad, 'delay'), /delay/, bad)
-  checkOrder('arbitration')
-  assert.throws(() => checkOrder('auto'), { code: 'E_NOT_BUILT', exitCode: 20 })
-  assert.throws(() => checkOrder('best'), { code: 'E_ARGUMENT', exitCode: 20 })
+  assert.equal(parseOrder('arbitration', 'A'), 'arbitration')
+  assert.equal(parseOrder('auto', 'C'), 'auto')
+  assert.throws(() => parseOrder('auto', 'B'), { code: 'E_ARGUMENT', exitCode: 20 })
+  assert.throws(() => parseOrder('best', 'C'), { code: 'E_ARGUMENT', exitCode: 20 })
 })
 
 test('folders are made with their parents, and what is impossible fails instead of hanging', () => {

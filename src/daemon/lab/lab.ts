@@ -84,10 +84,11 @@ export class Lab implements LabBackend {
 
   /** Disks, configuration, metadata. Returns whether both disks are new. */
   async #prepare(): Promise<boolean> {
-    const { protocol, linkDelayMs, sizeBytes: wanted } = this.#options
+    const { protocol, order, writeNowAcks, linkDelayMs, sizeBytes: wanted } = this.#options
     const { sizeBytes, fresh } = prepareDisks(this.#paths, wanted)
     this.#sizeBytes = sizeBytes
-    writeConfig({ paths: this.#paths, protocol, linkDelayMs, sizeBytes, ports: await freePorts() })
+    const ports = await freePorts()
+    writeConfig({ paths: this.#paths, protocol, order, writeNowAcks, linkDelayMs, sizeBytes, ports })
     for (const side of fresh) {
       const configuration = loadConfiguration(this.#paths.configFile, nodeConfigFiles(), { hostName: side })
       const volume = usableResource(configuration, LAB_RESOURCE).local?.volumes[0]

@@ -1,6 +1,7 @@
 // What a lab is asked to be, checked.
 
 import { GIB, KIB, MIB } from '../../base/units.ts'
+import type { OrderName } from '../../runtime/api.ts'
 import { StartError } from '../errors.ts'
 
 export const LAB_SIZE_BYTES_DEFAULT = 64 * MIB
@@ -13,7 +14,7 @@ export const SIDES = ['a', 'b'] as const
 export type SideName = (typeof SIDES)[number]
 export const otherSide = (side: SideName): SideName => (side === 'a' ? 'b' : 'a')
 
-const ORDERS = ['arbitration', 'coordinator', 'lock-extents', 'auto']
+const ORDERS = ['arbitration', 'coordinator', 'lock-extents', 'auto'] as const
 const PROTOCOLS = ['A', 'B', 'C'] as const
 export type Protocol = (typeof PROTOCOLS)[number]
 
@@ -23,19 +24,22 @@ export interface LabOptions {
   /** What clients see; undefined: that of the disks in the folder, or the default. */
   readonly sizeBytes: number | undefined
   readonly protocol: Protocol
+  readonly order: OrderName
+  /** For the orders with a coordinator. */
+  readonly writeNowAcks: boolean
   readonly linkDelayMs: number
   /** A daemon that was killed is started again after a second. */
   readonly restart: boolean
   readonly logLevel: string
 }
 
-export function checkOrder(order: string): void {
-  if (!ORDERS.includes(order)) {
-    throw new StartError('E_ARGUMENT', `--order ${order}: must be one of ${ORDERS.join(', ')}`)
+export function parseOrder(text: string, protocol: Protocol): OrderName {
+  const order = ORDERS.find((one) => one === text)
+  if (order === undefined) throw new StartError('E_ARGUMENT', `--order ${text}: must be one of ${ORDERS.join(', ')}`)
+  if (order !== 'arbitration' && protocol !== 'C') {
+    throw new StartError('E_ARGUMENT', `--order ${text}: needs --protocol C, as all two Primaries do`)
   }
-  if (order !== 'arbitration') {
-    throw new StartError('E_NOT_BUILT', `--order ${order}: not built yet`, { hint: 'Use --order arbitration.' })
-  }
+  return order
 }
 
 export function parseProtocol(text: string): Protocol {

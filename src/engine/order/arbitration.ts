@@ -13,13 +13,14 @@
 // applied there (sequence numbers guarantee that the acknowledgement of L is seen before R), so R comes after L and waits.
 
 import type { LocalWrite, PeerWrite } from '../requests.ts'
-import type { Verdict, WriteOrder } from './order.ts'
+import { SimpleOrder, type Verdict, type WriteOrder } from './order.ts'
 
-export class Arbitration implements WriteOrder {
+export class Arbitration extends SimpleOrder implements WriteOrder {
   readonly name = 'arbitration'
   readonly #holdsFlag: () => boolean
 
   constructor(holdsFlag: () => boolean) {
+    super()
     this.#holdsFlag = holdsFlag
   }
 

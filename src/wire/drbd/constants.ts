@@ -58,6 +58,8 @@ export const DP_SEND_RECEIVE_ACK = 128
 export const DP_SEND_WRITE_ACK = 256
 export const DP_WSAME = 512
 export const DP_ZEROES = 1024
+/** Ours: the sender has not written it, and waits for P_WRITE_NOW (docs/protocol.md). */
+export const DP_ASKS_FIRST = 0x1_0000
 
 /** Both halves of the block id that marks resync traffic (ID_SYNCER). */
 export const ID_SYNCER_WORD = 0xffff_ffff
@@ -98,6 +100,23 @@ export const UF_DISCARD_MY_DATA = 1
 export const UF_CRASHED_PRIMARY = 2
 export const UF_INCONSISTENT = 4
 export const UF_SKIP_INITIAL_SYNC = 8
+
+// ---- ours (docs/protocol.md) ----------------------------------------------------------------------------------------
+
+/** Orders of P_ORDER, by number. */
+export const ORDER_NAMES = ['arbitration', 'coordinator', 'lock-extents', 'auto'] as const
+/** order_flags of P_ORDER: P_WRITE_NOW is sent when the write is on the coordinator's disk, and is its acknowledgement. */
+export const OF_WRITE_NOW_ACKS = 1
+/** coordinator of P_ORDER. */
+export const COORDINATOR_NAMES = ['flag', 'local', 'peer'] as const
+/** now_flags of P_WRITE_NOW: the write is on the sender's disk. */
+export const NF_WRITTEN = 1
+/** The sender does not have it, and awaits no word of it. */
+export const NF_ALONE = 2
+/** lock_flags of P_LOCK_EXTENT_ACK: both hosts may write in it, in the order of the coordinator. */
+export const LF_SHARED = 1
+/** High half of the block id in an acknowledgement of the sender's own write: it is on the sender's disk. */
+export const OWN_WRITE_HI = 1
 
 // ---- states (9.2) ---------------------------------------------------------------------------------------------------
 

@@ -180,7 +180,18 @@ export const PACKETS = [
     payload: rest({ min: SECTOR_MULTIPLE, max: LOGICAL_BLOCK_BYTES_MAX, multipleOf: SECTOR_MULTIPLE }),
   }),
   packet('P_ZEROES', 0x36, 'data', discardFields),
-  // Ours (docs/protocol.md), only to a peer that announced FF_COPRIME_ORDER: block ids, a big-endian u32 each.
+  // Ours (docs/protocol.md), only to a peer that announced FF_COPRIME_ORDER.
+  packet('P_ORDER', 0x200, 'data', {
+    order: u32,
+    orderFlags: u32,
+    coordinator: u32,
+    extentsMax: u32,
+    extentBytes: u64,
+  }),
+  packet('P_WRITE_NOW', 0x201, 'data', { ...location, nowFlags: u32, pad: reserved(4) }),
+  packet('P_LOCK_EXTENT', 0x202, 'data', { extent: u64 }),
+  packet('P_LOCK_EXTENT_ACK', 0x203, 'data', { extent: u64, lockFlags: u32, pad: reserved(4) }),
+  // Block ids, a big-endian u32 each.
   packet('P_IN_DOUBT', 0x204, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
   packet('P_APPLIED', 0x205, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
   packet('P_INITIAL_META', 0xfff1, 'meta', {}, { handshake: true }),

@@ -1,0 +1,263 @@
+// Locks on extents of one volume, shared with the peer (order/lock-extents.ts; docs/decisions/009).
+//
+//        host A                                    host B
+//   wants e: requested ── P_LOCK_EXTENT(e) ──▶ none: grants      mine, idle: grants      mine, in use: wanted,
+//   mine  ◀───────────── P_LOCK_EXTENT_ACK ──    at once           and has none            grants with the last use
+//
+// An extent without an entry here is not ours; whether it is the peer's is not known, and need not be: who has none grants.
+// Both packets go in the data stream, so a request that arrives while ours is under way has crossed it: the holder of the
+// resolve-conflicts flag wins and grants later, the other one grants at once and stays in line.
+//
+// A write *uses* its extents from its admission to its end. It keeps an extent only when it has all lower ones (so nobody
+// can wait in a circle), and asks for all that are missing at once.
+
+import { assert } from '../../base/assert.ts'
+import { LOCK_HOLD_MS_MAX, LOCK_HOLD_MS_MIN } from '../limits.ts'
+import type { LocalWrite } from '../requests.ts'
+import type { OrderCounters, OrderHost } from './order.ts'
+
+export interface Lock {
+  readonly extent: number
+  state: 'requested' | 'mine'
+  /** Mine, and the peer's as well: both write in it, in the order of the coordinator. */
+  shared: boolean
+  /** Own writes that were admitted into it and have not ended. */
+  uses: number
+  /** The peer has asked for it. */
+  wanted: boolean
+  /** Wanted, and held for long enough: no write enters any more. */
+  closed: boolean
+  requestedAtMs: number
+  /** Until then writes enter although it is wanted. */
+  holdUntilMs: number
+  lastUseMs: number
+}
+
+/** A write that has the extents below `next`. */
+interface Waiter {
+  readonly write: LocalWrite
+  next: number
+}
+
+export interface LockPolicy {
+  /** The extent goes to the peer: whether it becomes a shared one instead. */
+  sharesOnHandover(extent: number): boolean
+}
+
+export class ExtentLocks {
+  readonly #host: OrderHost
+  readonly #counters: OrderCounters
+  readonly #policy: LockPolicy
+  readonly #extentSectors: number
+  readonly #locksMax: number
+  readonly #locks = new Map<number, Lock>()
+  #waiters: Waiter[] = []
+  /** Grows when all locks are lost: uses of an older one count no more. */
+  #generation = 1
+  #wakeAtMs = Number.POSITIVE_INFINITY
+
+  constructor(
+    host: OrderHost,
+    parts: { counters: OrderCounters; policy: LockPolicy; extentBytes: number; extentsMax: number },
+  ) {
+    this.#host = host
+    this.#counters = parts.counters
+    this.#policy = parts.policy
+    this.#extentSectors = parts.extentBytes / 512
+    this.#locksMax = parts.extentsMax
+  }
+
+  get waiting(): number {
+    return this.#waiters.length
+  }
+
+  holds(write: LocalWrite): boolean {
+    return write.lockGeneration === this.#generation
+  }
+
+  firstExtent(range: { readonly sector: number }): number {
+    return Math.floor(range.sector / this.#extentSectors)
+  }
+
+  lastExtent(range: { readonly sector: number; readonly sectors: number }): number {
+    return Math.floor((range.sector + range.sectors - 1) / this.#extentSectors)
+  }
+
+  lock(extent: number): Lock | undefined {
+    return this.#locks.get(extent)
+  }
+
+  // ---- own writes ------------------------------------------------------------------------------------------------------
+
+  /** True: the write uses all its extents now. False: it waits, and enters through the host. */
+  take(write: LocalWrite): boolean {
+    const next = this.#keep(write, this.firstExtent(write))
+    if (next > this.lastExtent(write)) {
+      write.lockGeneration = this.#generation
+      return true
+    }
+    // Waiting already: one that was frozen is started again whenever something changes.
+    if (!this.#waiters.some((waiter) => waiter.write === write)) {
+      this.#waiters.push({ write, next })
+      this.#requestMissing(write, next)
+    } else this.#giveBack(this.firstExtent(write), next)
+    return false
+  }
+
+  release(write: LocalWrite): void {
+    if (write.lockGeneration !== this.#generation) return
+    write.lockGeneration = 0
+    this.#giveBack(this.firstExtent(write), this.lastExtent(write) + 1)
+  }
+
+  /** Keeps the extents from `next` on as far as they are there; returns the first that is not. */
+  #keep(write: LocalWrite, next: number): number {
+    const last = this.lastExtent(write)
+    for (let extent = next; extent <= last; extent++) {
+      const lock = this.#locks.get(extent)
+      if (lock === undefined || lock.state !== 'mine' || lock.closed) return extent
+      lock.uses++
+      lock.lastUseMs = this.#host.nowMs
+    }
+    return last + 1
+  }
+
+  #giveBack(from: number, toExclusive: number): void {
+    for (let extent = from; extent < toExclusive; extent++) {
+      const lock = this.#locks.get(extent)
+      assert(lock !== undefined && lock.uses > 0, `the lock of extent ${extent} is released more often than taken`)
+      lock.uses--
+      if (lock.closed && lock.uses === 0) this.#handOver(lock)
+    }
+  }
+
+  #requestMissing(write: LocalWrite, from: number): void {
+    const last = this.lastExtent(write)
+    for (let extent = from; extent <= last; extent++) if (!this.#locks.has(extent)) this.#request(extent)
+  }
+
+  #request(extent: number): void {
+    this.#makeRoom()
+    const { nowMs } = this.#host
+    this.#locks.set(extent, {
+      extent,
+      state: 'requested',
+      shared: false,
+      uses: 0,
+      wanted: false,
+      closed: false,
+      requestedAtMs: nowMs,
+      holdUntilMs: 0,
+      lastUseMs: nowMs,
+    })
+    this.#counters.lockRequests++
+    this.#host.sendLockRequest(extent)
+  }
+
+  /** Lets those go on that wait for nothing any more; the others ask for what was given away meanwhile. */
+  #advance(): void {
+    const waiters = this.#waiters
+    this.#waiters = []
+    for (const waiter of waiters) {
+      waiter.next = this.#keep(waiter.write, waiter.next)
+      if (waiter.next > this.lastExtent(waiter.write)) {
+        waiter.write.lockGeneration = this.#generation
+        this.#host.enter(waiter.write)
+      } else {
+        this.#waiters.push(waiter)
+        this.#requestMissing(waiter.write, waiter.next)
+      }
+    }
+  }
+
+  // ---- the peer --------------------------------------------------------------------------------------------------------
+
+  onRequest(extent: number): void {
+    const lock = this.#locks.get(extent)
+    if (lock === undefined) this.#host.sendLockGrant(extent, false)
+    else if (lock.state === 'mine') {
+      lock.wanted = true
+      if (lock.shared) lock.holdUntilMs = 0
+      this.#maybeClose(lock)
+    } else if (this.#host.holdsFlag) lock.wanted = true
+    else this.#host.sendLockGrant(extent, false)
+  }
+
+  /** False: it was not asked for. */
+  onGrant(extent: number, shared: boolean): boolean {
+    const lock = this.#locks.get(extent)
+    if (lock === undefined || lock.state !== 'requested') return false
+    const { nowMs } = this.#host
+    lock.state = 'mine'
+    lock.shared = shared
+    const tookMs = nowMs - lock.requestedAtMs
+    lock.holdUntilMs = nowMs + Math.min(Math.max(tookMs, LOCK_HOLD_MS_MIN), LOCK_HOLD_MS_MAX)
+    this.#advance()
+    if (lock.wanted) this.#maybeClose(lock)
+    return true
+  }
+
+  #maybeClose(lock: Lock): void {
+    if (this.#host.nowMs < lock.holdUntilMs) {
+      this.#wakeAt(lock.holdUntilMs)
+      return
+    }
+    lock.closed = true
+    if (lock.uses === 0) this.#handOver(lock)
+  }
+
+  #handOver(lock: Lock): void {
+    const { extent } = lock
+    this.#counters.lockHandovers++
+    if (!lock.shared && this.#policy.sharesOnHandover(extent)) {
+      lock.shared = true
+      lock.wanted = false
+      lock.closed = false
+      this.#host.sendLockGrant(extent, true)
+    } else {
+      this.#locks.delete(extent)
+      this.#host.sendLockGrant(extent, false)
+    }
+    if (this.#waiters.length > 0) this.#advance()
+  }
+
+  /** The coordinator takes a shared extent back that it does not use. */
+  takeBack(lock: Lock): void {
+    assert(lock.shared && lock.state === 'mine' && lock.uses === 0, `extent ${lock.extent} is shared and not in use`)
+    lock.shared = false
+    lock.state = 'requested'
+    lock.requestedAtMs = this.#host.nowMs
+    this.#counters.lockRequests++
+    this.#host.sendLockRequest(lock.extent)
+  }
+
+  #wakeAt(atMs: number): void {
+    if (atMs >= this.#wakeAtMs) return
+    this.#wakeAtMs = atMs
+    this.#host.wakeAt(atMs, () => {
+      this.#wakeAtMs = Number.POSITIVE_INFINITY
+      for (const lock of [...this.#locks.values()])
+        if (lock.wanted && lock.state === 'mine' && !lock.closed) this.#maybeClose(lock)
+    })
+  }
+
+  /** The link is lost: so are all locks. Whoever waits need not wait any more. */
+  onPeerLost(): void {
+    this.#locks.clear()
+    this.#generation++
+    for (const { write } of this.#waiters.splice(0)) this.#host.enter(write)
+  }
+
+  /** Forgets the least recently used locks that are not in use: nobody needs to be told. */
+  #makeRoom(): void {
+    if (this.#locks.size < this.#locksMax) return
+    let oldest: Lock | undefined
+    for (const lock of this.#locks.values()) {
+      if (lock.state !== 'mine' || lock.uses > 0 || lock.wanted) continue
+      if (oldest === undefined || lock.lastUseMs < oldest.lastUseMs) oldest = lock
+    }
+    if (oldest === undefined) return // all are in use: more than the limit for a while
+    if (oldest.shared && this.#host.coordinates) this.takeBack(oldest)
+    else this.#locks.delete(oldest.extent)
+  }
+}
