@@ -36,6 +36,24 @@ test('an answer knows how long ago its request passed, in its own direction only
   )
 })
 
+test('P_WRITE_NOW answers a write, and is answered', () => {
+  const { tracer, records } = traced()
+  tracer.watch('sent', 'data', WRITE, 90) // a write of our own with the same number
+  tracer.watch('received', 'data', WRITE, 100)
+  tracer.watch(
+    'sent',
+    'data',
+    { type: 'P_WRITE_NOW', volume: 0, sector: 8, blockIdHi: 0, blockIdLo: 12, nowFlags: 0 },
+    101,
+  )
+  tracer.watch('sent', 'meta', ack(12), 104)
+  tracer.watch('received', 'meta', ack(12), 105)
+  assert.deepEqual(
+    records.map(({ latencyMs }) => latencyMs),
+    [undefined, undefined, 1, 4, 4],
+  )
+})
+
 test('lines: the own host stands on the left', () => {
   const { tracer, records } = traced()
   tracer.watch('sent', 'data', WRITE, 100)

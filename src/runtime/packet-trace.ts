@@ -123,6 +123,8 @@ export class PacketTracer {
     }
     // Not deleted: a request may have more than one answer, and ids come again only after a long time.
     const requestedMs = this.#openRequests.get(`${direction === 'sent' ? 'received' : 'sent'} ${about}`)
+    // It answers a write, and is answered itself.
+    if (type === 'P_WRITE_NOW') this.#openRequests.set(`${direction} ${about}`, nowMs)
     return requestedMs === undefined ? undefined : nowMs - requestedMs
   }
 }

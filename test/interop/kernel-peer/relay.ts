@@ -25,7 +25,9 @@ export class Relay {
 
   /** Where `from` has to connect to in order to reach `targetPort`. */
   async link(from: Side, targetPort: number): Promise<number> {
-    const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(from, targetPort, socket))
+    const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) =>
+      this.#accept(from, targetPort, socket),
+    )
     this.#servers.push(server)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
