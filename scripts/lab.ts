@@ -45,6 +45,8 @@ export interface LabOptions {
   readonly folder: string
   /** As `coprime lab --size` takes it. */
   readonly size: string
+  /** More arguments of `coprime lab`. */
+  readonly more?: readonly string[]
   /** Whether it outlives this process if it is not stopped. */
   readonly detached: boolean
 }
@@ -69,7 +71,7 @@ export class Lab {
     const outPath = `${options.folder}.out`
     const server = new Server({
       command: process.execPath,
-      args: [CLI, 'lab', '--dir', options.folder, '--size', options.size, '--json'],
+      args: [CLI, 'lab', '--dir', options.folder, '--size', options.size, '--json', ...(options.more ?? [])],
       outPath,
       errPath: `${options.folder}.err`,
       detached: options.detached,

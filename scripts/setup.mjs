@@ -1,5 +1,5 @@
 // Makes sure of what `npm run demo`, `npm test`, `npm run test:long` and `npm run bench` need, and builds:
-// `node scripts/setup.mjs demo|test|long|bench`. It runs before anything is installed, so it is plain JavaScript without
+// `node scripts/setup.mjs build|demo|test|long|bench`. It runs before anything is installed, so it is plain JavaScript without
 // dependencies. Three steps, each left out when there is nothing to do:
 //
 //   npm packages     `npm ci`, if node_modules is missing, incomplete or older than package-lock.json
@@ -30,6 +30,7 @@ const PACKAGES = {
 
 const TEST = ['e2fsprogs', 'libnbd-bin', 'nbdkit', 'fio', 'qemu-utils', 'drbd-utils', 'python3-libnbd']
 const TARGETS = {
+  build: [],
   demo: ['e2fsprogs', 'libnbd-bin'],
   test: TEST,
   long: [...TEST, 'libatomic1'],

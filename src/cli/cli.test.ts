@@ -66,6 +66,7 @@ function resource(change: Partial<ResourceReport> = {}): ResourceReport {
     order: 'arbitration',
     coordinates: undefined,
     inFlightBytes: 0,
+    packets: { sent: 0, received: 0 },
     local: { host: 'alice', nodeId: 0, family: 'ipv4', address: '10.0.0.1', port: 7789 },
     peer: { host: 'bob', nodeId: 1, family: 'ipv4', address: '10.0.0.2', port: 7789 },
     nbd: ['/run/coprime/r0.nbd'],

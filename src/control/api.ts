@@ -92,6 +92,7 @@ export interface ResourceReport {
   readonly order: OrderName
   readonly coordinates: boolean | undefined
   readonly inFlightBytes: number
+  readonly packets: { readonly sent: number; readonly received: number }
   readonly local: EndReport
   readonly peer: EndReport
   /** Where NBD clients are served: paths, or `HOST:PORT`. */

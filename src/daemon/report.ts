@@ -28,6 +28,7 @@ export function resourceReport(here: LocalResource, facts: ResourceFacts): Resou
     order: status.order,
     coordinates: status.coordinates,
     inFlightBytes: status.inFlightBytes,
+    packets: status.packets,
     local: end(here, local),
     peer: end(here, peer),
     nbd: facts.nbd,

@@ -577,6 +577,7 @@ export class Engine {
   status(): ResourceStatus {
     const first = this.volumes[0]
     const inFlightBytes = 0
+    const packets = { sent: 0, received: 0 } // counted, like bytes in flight, by the replica
     return {
       name: this.settings.name,
       role: roleName(this.role) as ResourceStatus['role'],
@@ -593,6 +594,7 @@ export class Engine {
           ? this.connection.coordinates
           : undefined,
       inFlightBytes,
+      packets,
       volumes: this.volumes.map((volume) => volume.status()),
     }
   }

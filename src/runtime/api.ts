@@ -228,6 +228,8 @@ export interface ResourceStatus {
   /** Whether this host coordinates; undefined: nobody does, or not known until it is connected. */
   readonly coordinates: boolean | undefined
   readonly inFlightBytes: number
+  /** Packets since start, on both streams, with those of the handshakes. */
+  readonly packets: { readonly sent: number; readonly received: number }
   readonly volumes: readonly VolumeStatus[]
 }
 

@@ -79,6 +79,8 @@ export class Replica implements ReplicaApi {
   readonly #commands = new Map<number, (result: AdminResult) => void>()
   readonly #events: EngineEvent[] = []
   readonly #touched = new Set<Socket>()
+  #packetsSent = 0
+  #packetsReceived = 0
   #packetWatcher: PacketWatcher | undefined
   #running = false
   #abandoned = false
@@ -209,7 +211,8 @@ export class Replica implements ReplicaApi {
   }
 
   status(): ResourceStatus {
-    return { ...this.engine.status(), inFlightBytes: this.#inFlightBytes }
+    const packets = { sent: this.#packetsSent, received: this.#packetsReceived }
+    return { ...this.engine.status(), inFlightBytes: this.#inFlightBytes, packets }
   }
 
   abandon(): void {
@@ -257,6 +260,7 @@ export class Replica implements ReplicaApi {
           const packet = this.#nextPacket(socket, now)
           if (packet === undefined) break
           progress = true
+          this.#packetsReceived++
           this.#packetWatcher?.('received', this.#streamOf(socket), packet, this.#ports.clock.nowMs())
           this.#step({ type: 'socket.packet', socket: socket.id, packet }, now)
         }
@@ -331,6 +335,7 @@ export class Replica implements ReplicaApi {
       case 'socket.send': {
         const socket = this.#sockets.get(effect.socket)
         if (socket === undefined || socket.closed) break
+        this.#packetsSent++
         this.#packetWatcher?.('sent', this.#streamOf(socket), effect.packet, this.#ports.clock.nowMs())
         encodePacket(effect.packet, socket.context, socket.out)
         if (effect.packet.type === 'P_RS_DATA_REPLY' || effect.packet.type === 'P_DATA_REPLY') {

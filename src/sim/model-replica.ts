@@ -170,6 +170,7 @@ export class ModelReplica implements ReplicaApi {
       order: 'arbitration',
       coordinates: undefined,
       inFlightBytes: 0,
+      packets: { sent: 0, received: 0 },
       volumes: [volume],
     }
   }
