@@ -112,7 +112,9 @@ export class HostedResource {
     this.#packetListeners.add(listener)
     if (this.#packetListeners.size === 1) {
       const tracer = new PacketTracer((record) => {
-        for (const one of this.#packetListeners) one(record)
+        // Of the replica's clock; people, and traces of two hosts side by side, want the time of day.
+        const shown = { ...record, atMs: performance.timeOrigin + record.atMs }
+        for (const one of this.#packetListeners) one(shown)
       })
       this.#replica.watchPackets(tracer.watch)
     }

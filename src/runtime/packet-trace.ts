@@ -14,7 +14,7 @@ export const PACKET_KINDS = ['write', 'read', 'order', 'barrier', 'resync', 'sta
 export type PacketKind = (typeof PACKET_KINDS)[number]
 
 export interface PacketRecord {
-  /** Of the daemon's clock; only differences mean anything. */
+  /** Milliseconds; since 1970 if a daemon tells it. */
   readonly atMs: number
   readonly direction: Direction
   readonly stream: Stream
