@@ -529,7 +529,6 @@ export function resourceSettings(
       onIoError: 'detach',
       resyncRateMaxKib: 0,
       resyncRateMinKib: 0,
-      mdFlushes: true,
       ...volume.settings,
     })),
   }

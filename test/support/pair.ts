@@ -328,7 +328,6 @@ function settingsOf(options: PairOptions): ResourceSettings {
         onIoError: 'detach',
         resyncRateMaxKib: 0,
         resyncRateMinKib: 4_096,
-        mdFlushes: true,
       },
     ],
   }
