@@ -358,7 +358,7 @@ export class EngineHost {
 
   #perform(effect: Effect): void {
     const { network } = this
-    if (effect.type !== 'log' && effect.type !== 'status' && effect.type !== 'socket.context')
+    if (effect.type !== 'log' && effect.type !== 'status' && !effect.type.endsWith('context'))
       this.#trace.push(this.#textOf(effect))
     switch (effect.type) {
       case 'client.done':
@@ -407,6 +407,7 @@ export class EngineHost {
         break
       case 'status':
       case 'socket.context':
+      case 'socket.receive-context':
         break
       default:
         this.#submit(effect)
