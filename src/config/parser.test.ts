@@ -113,6 +113,20 @@ test('one warning for each option without effect and file', () => {
   ])
 })
 
+test('flushes cannot be switched off: what a battery keeps for DRBD stands in the page cache here', () => {
+  const { warnings } = load(resource('disk { no-disk-flushes; no-md-flushes; disk-barrier; }'))
+  const ignored = warnings.filter(({ code }) => code === 'ignored-option').map(formatWarning)
+  const reason = 'writes stand in the page cache, which no battery keeps: flushes are always made.'
+  assert.deepEqual(
+    ignored.map((line) => line.replace(/^c\.conf:\d+: /, '')),
+    [
+      `'disk-flushes' has no effect here: ${reason}`,
+      `'md-flushes' has no effect here: ${reason}`,
+      "'disk-barrier' has no effect here: write order is always kept by flushing.",
+    ],
+  )
+})
+
 test('the end of the file closes a resource, with a warning, and nothing else', () => {
   const { warnings, resources } = load(`resource r0 {${HOSTS}net { ping-int 3; }`)
   assert.deepEqual(

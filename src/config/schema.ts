@@ -34,6 +34,8 @@ const NO_TRANSPORT = 'hosts talk over plain TCP'
 const NO_PULL_AHEAD = 'writes always wait when the link is full'
 const NO_QUEUE_HINT = 'there is no block queue of the kernel below'
 const ALWAYS_FLUSH = 'write order is always kept by flushing'
+/** DRBD sits below the page cache: there a battery-backed disk cache makes flushes needless. Here it does not. */
+const PAGE_CACHE = 'writes stand in the page cache, which no battery keeps: flushes are always made'
 const LOCAL_READS = 'reads are always served by the local disk'
 
 // ---- global ---------------------------------------------------------------------------------------------------------
@@ -295,9 +297,9 @@ export const DISK = {
     ),
   ),
   diskBarrier: ignored(ALWAYS_FLUSH, boolean('disk-barrier', false, 'keep write order by barriers')),
-  diskFlushes: ignored(ALWAYS_FLUSH, boolean('disk-flushes', true, 'keep write order by flushes')),
+  diskFlushes: ignored(PAGE_CACHE, boolean('disk-flushes', true, 'keep write order by flushes')),
   diskDrain: ignored(ALWAYS_FLUSH, boolean('disk-drain', true, 'keep write order by waiting')),
-  mdFlushes: boolean('md-flushes', true, 'flush after writes of metadata'),
+  mdFlushes: ignored(PAGE_CACHE, boolean('md-flushes', true, 'flush after writes of metadata')),
   alExtents: {
     ...number(
       'al-extents',

@@ -71,7 +71,6 @@ test('defaults are those of DRBD 8.4', () => {
       onIoError: 'detach',
       resyncRateMaxKib: 102_400,
       resyncRateMinKib: 250,
-      mdFlushes: true,
     },
   ])
 })
@@ -80,7 +79,7 @@ test('what the file says arrives in its unit', () => {
   const here = read(`net { protocol B; timeout 31; ping-int 2; ping-timeout 7; connect-int 3; socket-check-timeout 4;
       after-sb-0pri discard-least-changes; after-sb-1pri consensus; after-sb-2pri violently-as0p; rr-conflict call-pri-lost;
       cram-hmac-alg sha1; shared-secret s; always-asbp; }
-    disk { fencing resource-only; size 1G; c-plan-ahead 0; resync-rate 7M; c-max-rate 8M; on-io-error pass_on; md-flushes no; }
+    disk { fencing resource-only; size 1G; c-plan-ahead 0; resync-rate 7M; c-max-rate 8M; on-io-error pass_on; }
     options { on-no-data-accessible suspend-io; }
     handlers { fence-peer "true"; }`)
   const s = resourceSettings(here)
@@ -92,10 +91,7 @@ test('what the file says arrives in its unit', () => {
   assert.deepEqual([s.cramHmacAlg, s.sharedSecret, s.fencing, s.fencePeerHandler], ['sha1', 's', 'resource-only', true])
   assert.equal(s.onNoDataAccessible, 'suspend-io')
   const [volume] = s.volumes
-  assert.deepEqual(
-    [volume?.sizeSectors, volume?.resyncRateMaxKib, volume?.onIoError, volume?.mdFlushes],
-    [2_097_152, 7168, 'pass_on', false],
-  )
+  assert.deepEqual([volume?.sizeSectors, volume?.resyncRateMaxKib, volume?.onIoError], [2_097_152, 7168, 'pass_on'])
 })
 
 test('discard-node-NAME means local on that node and remote on the other', () => {

@@ -107,7 +107,6 @@ function volumeSettings({ number, diskOptions }: Volume): VolumeSettings {
     onIoError: diskOptions.onIoError as VolumeSettings['onIoError'],
     resyncRateMaxKib: fixedRate ? diskOptions.resyncRateKibPerSecond : diskOptions.cMaxRateKibPerSecond,
     resyncRateMinKib: diskOptions.cMinRateKibPerSecond,
-    mdFlushes: diskOptions.mdFlushes,
   }
 }
 

@@ -461,6 +461,29 @@ describe('streams that break', () => {
     assertRetries({ host, peer })
   })
 
+  it('P_PROTOCOL_UPDATE: what the peer sends from then on has the new digest, what is sent to it the old one (3.12)', () => {
+    const { host, peer } = connectedScene({ settings: { dataIntegrityAlg: 'crc32c' } }, COPRIME)
+    const digests = new SimDigests()
+    const payload = sectorsOf(8, 1)
+    const update = { protocol: 3, afterSb0p: 0, afterSb1p: 0, afterSb2p: 0, connFlags: 0, twoPrimaries: 1 } as const
+    for (const integrityAlg of ['sha1', '']) {
+      peer.onData({ type: 'P_PROTOCOL_UPDATE', volume: 0, ...update, integrityAlg })
+      const digest = integrityAlg === '' ? new Uint8Array(0) : digests.digest(integrityAlg, payload)
+      peer.write(8, payload, { digest })
+      assert.deepEqual(host.take('disk.write'), ['disk.write 8+8'], integrityAlg)
+      const id = host.write(64, payload)
+      const sent = peer.one('P_DATA')
+      assert.deepEqual(sent.digest, digests.digest('crc32c', payload))
+      peer.ack('P_WRITE_ACK', sent)
+      assert.equal(host.answer(id), 'done')
+      host.take()
+    }
+    peer.onData({ type: 'P_PROTOCOL_UPDATE', volume: 0, ...update, integrityAlg: 'sha1' })
+    peer.write(16, payload, { digest: digests.digest('crc32c', payload) })
+    assert.deepEqual(host.take('disk.write'), [])
+    assertRetries({ host, peer })
+  })
+
   const wrong: readonly (readonly [string, 'data' | 'meta', Packet, 'again' | 'StandAlone'])[] = [
     ['an unknown packet on data', 'data', { type: 'unknown', volume: 0, command: 0x77, lengthBytes: 0 }, 'again'],
     ['an unknown packet on meta', 'meta', { type: 'unknown', volume: 0, command: 0x77, lengthBytes: 0 }, 'StandAlone'],

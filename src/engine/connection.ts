@@ -445,6 +445,22 @@ export class Connection implements EpochHost {
       if (socket !== undefined) this.#engine.emit({ type: 'socket.context', socket, context })
   }
 
+  /**
+   * The peer's administrator changed its options (3.12): from its next packet on it uses this integrity algorithm. The
+   * others have no part in what it sends; the next handshake compares them.
+   */
+  onProtocolUpdate(packet: PacketOf<'P_PROTOCOL_UPDATE'>): void {
+    const integrityBytes = packet.integrityAlg === '' ? 0 : this.#engine.digests.sizeBytes(packet.integrityAlg)
+    if (integrityBytes === undefined) {
+      this.protocolError(`the peer changes data-integrity-alg to ${packet.integrityAlg}, which is not known here`)
+      return
+    }
+    this.#engine.log('info', 'the peer changed its net options: they have to be equal here at the next connect')
+    this.peerIntegrityAlg = packet.integrityAlg
+    const context = { apv: this.apv, features: this.features, integrityBytes }
+    if (this.#data !== undefined) this.#engine.emit({ type: 'socket.receive-context', socket: this.#data, context })
+  }
+
   #onChallenge(challenge: Uint8Array): void {
     if (challenge.length < CHALLENGE_BYTES || challenge.length > 2 * CHALLENGE_BYTES) {
       this.giveUp(`authentication: a challenge of ${challenge.length} bytes`)

@@ -56,11 +56,7 @@ export class PacketRouter {
         this.#connection.onOrder(packet)
         return
       case 'P_PROTOCOL_UPDATE':
-        if (packet.integrityAlg !== this.#connection.peerIntegrityAlg) {
-          this.#connection.protocolError(
-            `the peer changes data-integrity-alg to ${packet.integrityAlg || '(none)'}; that takes a new connection`,
-          )
-        }
+        this.#connection.onProtocolUpdate(packet)
         return
       case 'P_CONN_ST_CHG_REQ':
         this.#connection.onConnectionChangeRequest(packet.mask, packet.value, 'P_CONN_ST_CHG_REPLY')

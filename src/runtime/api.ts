@@ -84,7 +84,6 @@ export interface VolumeSettings {
   readonly resyncRateMaxKib: number
   /** Rate to which application I/O may push resync, KiB/s. */
   readonly resyncRateMinKib: number
-  readonly mdFlushes: boolean
 }
 
 export type OrderName = 'arbitration' | 'coordinator' | 'lock-extents' | 'auto'

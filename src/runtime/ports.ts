@@ -21,13 +21,16 @@ export type DiskDone = (error: DiskError | undefined, data?: Uint8Array) => void
 export interface Disk {
   /** Capacity in bytes, rounded down to a multiple of 512. Fixed while open. */
   readonly sizeBytes: number
-  /** Whether a discarded range reads back as zeroes, so that `discard` may stand for writing zeroes. */
+  /**
+   * Whether the device can discard so that the range reads as zeroes. Then `zero` with `unmap` gives space back; else it
+   * writes zeroes like any other `zero`, and nothing becomes a hole.
+   */
   readonly discardZeroes: boolean
   /** The buffer handed to `done` belongs to the receiver. */
   read(offsetBytes: number, lengthBytes: number, done: DiskDone): void
   /** `data` must not change before `done`. */
   write(offsetBytes: number, data: Uint8Array, done: DiskDone): void
-  /** Makes the range read as zeroes. `unmap`: the space may be given back (a hole). */
+  /** Makes the range read as zeroes, whatever `unmap` and `discardZeroes` say. `unmap`: the space may be given back. */
   zero(offsetBytes: number, lengthBytes: number, unmap: boolean, done: DiskDone): void
   /** All writes completed before this call are durable when `done` is called (fdatasync). */
   flush(done: DiskDone): void
@@ -37,7 +40,10 @@ export interface Disk {
   isHole(offsetBytes: number, lengthBytes: number): boolean
   /** Up to `extentsMax` extents of data and holes from `offsetBytes` on, for NBD block status. */
   extents(offsetBytes: number, lengthBytes: number, extentsMax: number): DiskExtent[]
-  /** No completion is called after `close`. */
+  /**
+   * No completion is called after `close`. What was submitted before it may take effect or not; reads, writes, zeroes and
+   * flushes after it are ignored. `isHole` and `extents` of a closed disk are a mistake of the caller.
+   */
   close(): void
 }
 
@@ -88,7 +94,10 @@ export interface Network {
 export interface Clock {
   /** Milliseconds since an arbitrary start, never going back. */
   nowMs(): number
-  /** Calls `fire` once at or after `deadlineMs`; replaces an earlier wake-up of the same handle. */
+  /**
+   * Calls `fire` once, at or after `deadlineMs`, never inside this call; infinity never comes. Each call is a wake-up of its
+   * own, independent of all others. `cancel` may be called at any time, also twice, or when it has fired.
+   */
   wakeAt(deadlineMs: number, fire: () => void): { cancel(): void }
 }
 

@@ -6,8 +6,9 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { GENERATION, type MemoryDisk, sectorsOf } from '../../test/support/engine-driver.ts'
 import { type TestLink, type TestReplica, testReplica, World } from '../../test/support/replica-world.ts'
+import { SimDigests } from '../sim/digests.ts'
 import { encodePacket, type WireContext } from '../wire/drbd/codec.ts'
-import { C_CONNECTED, D_UPTODATE, R_SECONDARY } from '../wire/drbd/constants.ts'
+import { C_CONNECTED, D_UPTODATE, DP_SEND_WRITE_ACK, R_SECONDARY } from '../wire/drbd/constants.ts'
 import { Framer } from '../wire/drbd/framer.ts'
 import type { Packet } from '../wire/drbd/packets.ts'
 import { encodeStateWord } from '../wire/drbd/state-word.ts'
@@ -421,6 +422,22 @@ function scriptedPeer(
   for (const conn of [8, C_CONNECTED]) send({ type: 'P_STATE', volume: 0, state: encodeStateWord({ ...word, conn }) })
   return { world, side, data, send, sendMeta: (packet) => sendOn(meta, packet), received }
 }
+
+it('P_PROTOCOL_UPDATE holds from the next packet on, also within one segment (3.12)', () => {
+  const { world, side, data } = scriptedPeer({ apv: 101, features: 15 })
+  const payload = new Uint8Array(512).fill(9)
+  const digest = new SimDigests().digest('sha1', payload)
+  const update = { protocol: 3, afterSb0p: 0, afterSb1p: 0, afterSb2p: 0, connFlags: 0, twoPrimaries: 1 } as const
+  const write = { volume: 0, blockIdHi: 0, blockIdLo: 77, sequence: 1, flags: DP_SEND_WRITE_ACK, payload } as const
+  const out: Uint8Array[] = []
+  const plain = { apv: 101, features: 15, integrityBytes: 0 }
+  encodePacket({ type: 'P_PROTOCOL_UPDATE', volume: 0, ...update, integrityAlg: 'sha1' }, plain, out)
+  const digested = { ...plain, integrityBytes: digest.length }
+  encodePacket({ type: 'P_DATA', ...write, sector: 8, digest }, digested, out)
+  data.send([Buffer.concat(out)])
+  world.run()
+  assert.deepEqual(side.data[0]?.bytes.read(8 * 512, 512), payload)
+})
 
 describe('peers of older versions (2.5, gotcha 50)', () => {
   for (const [apv, most] of [

@@ -400,6 +400,9 @@ export class Replica implements ReplicaApi {
         socket.framer.setContext(effect.context)
         break
       }
+      case 'socket.receive-context':
+        this.#sockets.get(effect.socket)?.framer.setContext(effect.context)
+        break
       case 'socket.close':
         this.#closeSocket(effect.socket)
         break

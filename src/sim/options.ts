@@ -120,7 +120,6 @@ function drawSettings(prng: Prng, choice: WorldChoice): ResourceSettings {
     onIoError: 'detach',
     resyncRateMaxKib: 0,
     resyncRateMinKib: prng.pick([250, 4_096]),
-    mdFlushes: true,
     ...choice.volume,
   }
   return {

@@ -82,6 +82,7 @@ for (const seed of [1, 2, 3]) diskContract(`sim disk, seed ${seed}`, () => diskW
 diskContract('sim disk, slow and reordering', () =>
   diskWorld(4, { latencyUsMin: 0, latencyUsMax: 100_000, slowPerMille: 300 }),
 )
+diskContract('sim disk that cannot discard', () => diskWorld(5, { discardZeroes: false }))
 
 // ---- network --------------------------------------------------------------------------------------------------------
 

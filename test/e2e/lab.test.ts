@@ -25,6 +25,7 @@ import {
 const BLOCK = 4096
 /** "Within about a second", on a machine with other work. */
 const GOES_ON_MS = 3000
+const SLOW_LINK_WATCHED_MS = 8_000
 
 type SideName = 'a' | 'b'
 
@@ -246,6 +247,13 @@ describe('coprime lab', () => {
       await lab.command('delay', '0')
     })
 
+    test('a link slower than the time-outs bear is refused, and how to have it is told', async () => {
+      const { exitCode, stderr } = await coprime(['lab', '--dir', lab.folder, 'delay', '1000'])
+      assert.equal(exitCode, 20)
+      assert.match(stderr, /the time-outs of this lab allow 200 ms; for more start it with --link-delay-ms 1000/)
+      assert.equal((await lab.command('status')).link.delayMs, 0)
+    })
+
     test('stop ends it, and leaves no process behind', async () => {
       const { exitCode, stderr } = await coprime(['lab', 'stop', '--dir', lab.folder])
       assert.equal(exitCode, 0, stderr)
@@ -316,6 +324,23 @@ describe('coprime lab', () => {
       await lab.start()
       await writeAndClose(lab, 'a', 0, 0x61)
       await assert.rejects(lab.connect('b'), /r0 is Secondary on this host; run: coprime primary r0/)
+      await lab.end()
+    })
+  })
+
+  describe('a lab on a very slow link', () => {
+    test('finds its two sides, and they stay connected', async () => {
+      const lab = newLab(newFolder(), '--size', '8M', '--link-delay-ms', '1000')
+      const line = await lab.start()
+      // Longer than a keep-alive and its time-out.
+      const lost = new ControlClient(line.a.control).waitFor((resources) => {
+        const r0 = resources.get('r0')
+        return r0?.connection !== 'Connected'
+      }, SLOW_LINK_WATCHED_MS)
+      await writeAndClose(lab, 'a', 0, 0x61)
+      await writeAndClose(lab, 'b', BLOCK, 0x62)
+      assert.equal(await lost, false, 'the connection was lost')
+      await expectByte(lab, 'a', BLOCK, 0x62)
       await lab.end()
     })
   })

@@ -29,6 +29,8 @@ export interface RunOptions {
   readonly cwd?: string
   readonly environment?: Record<string, string>
   readonly input?: string
+  /** A program that executes the rest of the command line in its place. */
+  readonly through?: readonly string[]
 }
 
 /** Runs a command to its end. */
@@ -69,7 +71,8 @@ export class LongRunning {
 
   constructor(args: readonly string[], options: RunOptions = {}) {
     this.#name = `coprime ${args.join(' ')}`
-    this.child = spawn(process.execPath, [ENTRY, ...args], {
+    const [program = '', ...words] = [...(options.through ?? []), process.execPath, ENTRY, ...args]
+    this.child = spawn(program, words, {
       stdio: ['ignore', 'pipe', 'pipe'],
       cwd: options.cwd ?? process.cwd(),
       env: { ...process.env, ...options.environment },

@@ -3,22 +3,22 @@
 // order; nbdinfo, nbdcopy, qemu-img, qemu-io, libnbd for Python and fio as clients. A missing program is a skip.
 
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { accessSync, constants, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { connectNbd } from '../../src/adapters/nbd-client.ts'
 import { NbdServer } from '../../src/adapters/nbd-server.ts'
 import { Prng } from '../../src/base/prng.ts'
 import { MemoryDisk, MemoryExports } from '../support/nbd-memory-export.ts'
 import { counted, option, request, u16, u32 } from '../support/nbd-peer.ts'
+import { type Finished, missingPrograms, mustRun, type RunOptions, runProgram } from '../support/programs.ts'
 
 const MIB = 1024 * 1024
 const DISK_BYTES = 40 * MIB
-const PROGRAM_TIMEOUT_MS = 60_000
 
 let folder = ''
 let server: NbdServer
@@ -70,52 +70,12 @@ beforeEach(() => {
   disk.requests.length = 0
 })
 
-interface Result {
-  readonly code: number | null
-  readonly stdout: string
-  readonly stderr: string
-}
-
-function run(program: string, args: readonly string[]): Promise<Result> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: folder })
-    const timer = setTimeout(() => child.kill('SIGKILL'), PROGRAM_TIMEOUT_MS)
-    let stdout = ''
-    let stderr = ''
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      stdout += text
-    })
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      stderr += text
-    })
-    child.on('error', reject)
-    child.on('close', (code) => {
-      clearTimeout(timer)
-      resolve({ code, stdout, stderr })
-    })
-  })
-}
+const options = (): RunOptions => ({ timeoutMs: 60_000, cwd: folder })
+const run = (program: string, args: readonly string[]): Promise<Finished> => runProgram(program, args, options())
 
 /** Runs a program that must succeed. */
-async function ok(program: string, args: readonly string[]): Promise<string> {
-  const result = await run(program, args)
-  assert.equal(result.code, 0, `${program} ${args.join(' ')}\n${result.stdout}\n${result.stderr}`)
-  return result.stdout
-}
-
-function isInstalled(program: string): boolean {
-  return (process.env['PATH'] ?? '').split(delimiter).some((where) => {
-    try {
-      accessSync(join(where, program), constants.X_OK)
-      return true
-    } catch {
-      return false // not in this folder of PATH
-    }
-  })
-}
-
-/** For `skip`: false, or which program is missing. */
-const needs = (program: string): string | false => (isInstalled(program) ? false : `${program} is not installed`)
+const ok = async (program: string, args: readonly string[]): Promise<string> =>
+  (await mustRun(program, args, options())).stdout
 
 function randomImage(name: string, lengthBytes: number, seed: number): string {
   const path = join(folder, name)
@@ -135,7 +95,7 @@ const bothUris = (): [string, string][] => [
   ['tcp', tcpUri],
 ]
 
-describe('nbdinfo', { skip: needs('nbdinfo') }, () => {
+describe('nbdinfo', { skip: missingPrograms('nbdinfo') }, () => {
   const wanted = {
     'export-name': 'r0',
     description: 'memory disk r0',
@@ -217,7 +177,7 @@ describe('nbdinfo', { skip: needs('nbdinfo') }, () => {
   })
 })
 
-describe('nbdcopy', { skip: needs('nbdcopy') }, () => {
+describe('nbdcopy', { skip: missingPrograms('nbdcopy') }, () => {
   for (const transport of ['unix', 'tcp'] as const) {
     test(`both ways over ${transport}, with several connections`, async () => {
       const uri = transport === 'unix' ? unixUri : tcpUri
@@ -240,7 +200,7 @@ describe('nbdcopy', { skip: needs('nbdcopy') }, () => {
   })
 })
 
-describe('qemu-img', { skip: needs('qemu-img') }, () => {
+describe('qemu-img', { skip: missingPrograms('qemu-img') }, () => {
   test('convert there and back, compare, map', async () => {
     for (const [transport, uri] of bothUris()) {
       const image = randomImage(`qemu-${transport}.img`, DISK_BYTES, 3)
@@ -265,7 +225,7 @@ describe('qemu-img', { skip: needs('qemu-img') }, () => {
   })
 })
 
-describe('qemu-io', { skip: needs('qemu-io') }, () => {
+describe('qemu-io', { skip: missingPrograms('qemu-io') }, () => {
   // Without writeback qemu-io sends every write with FUA.
   const commands = (...list: string[]): string[] => [
     '-f',
@@ -513,7 +473,7 @@ h.shutdown()
   })
 })
 
-describe('fio', { skip: needs('fio') }, () => {
+describe('fio', { skip: missingPrograms('fio') }, () => {
   test('random writes verified by checksum', async (context) => {
     if (!(await ok('fio', ['--enghelp'])).includes('nbd')) {
       context.skip('this fio was built without its nbd engine')

@@ -365,7 +365,7 @@ export class EngineHost {
 
   #perform(effect: Effect): void {
     const { network } = this
-    if (effect.type !== 'log' && effect.type !== 'status' && effect.type !== 'socket.context')
+    if (effect.type !== 'log' && effect.type !== 'status' && !effect.type.endsWith('context'))
       this.#trace.push(this.#textOf(effect))
     switch (effect.type) {
       case 'client.done':
@@ -414,6 +414,7 @@ export class EngineHost {
         break
       case 'status':
       case 'socket.context':
+      case 'socket.receive-context':
         break
       default:
         this.#submit(effect)
@@ -546,7 +547,6 @@ export function resourceSettings(
       onIoError: 'detach',
       resyncRateMaxKib: 0,
       resyncRateMinKib: 0,
-      mdFlushes: true,
       ...volume.settings,
     })),
   }

@@ -25,7 +25,7 @@ import type { Handlers, Network } from '../../src/runtime/ports.ts'
 import { Replica } from '../../src/runtime/replica.ts'
 import { Changes } from './bounded.ts'
 import { type DiskPair, otherSide, SIDES, type Side } from './disk-pair.ts'
-import { orderSettings } from './engine-driver.ts'
+import { resourceSettings } from './engine-driver.ts'
 import { scratchFolder } from './scratch.ts'
 
 export interface PairOptions {
@@ -296,46 +296,18 @@ export class PairHost {
 }
 
 function settingsOf(options: PairOptions): ResourceSettings {
-  return {
-    name: 'r0',
-    protocol: 'C',
-    allowTwoPrimaries: true,
+  const settings = {
     fencing: 'resource-and-stonith',
-    fencePeerHandler: true,
-    onNoDataAccessible: 'io-error',
-    afterSb0p: 0,
-    afterSb1p: 0,
-    afterSb2p: 0,
-    alwaysAsbp: false,
-    rrConflict: 0,
     cramHmacAlg: 'sha256',
     sharedSecret: 'not a secret',
-    dataIntegrityAlg: '',
     verifyAlg: 'crc32c',
-    csumsAlg: '',
-    useRle: true,
-    maxEpochSize: 2048,
-    pingIntMs: 10_000,
-    pingTimeoutMs: 500,
-    timeoutMs: 6_000,
-    koCount: 7,
     connectIntMs: 1_000,
     socketCheckTimeoutMs: 0,
     inFlightBytesMax: 16 * MIB,
-    order: orderSettings('arbitration'),
     ...options.settings,
-    volumes: [
-      {
-        volume: 0,
-        alExtents: options.alExtents ?? AL_EXTENTS,
-        sizeSectors: 0,
-        onIoError: 'detach',
-        resyncRateMaxKib: 0,
-        resyncRateMinKib: 4_096,
-        mdFlushes: true,
-      },
-    ],
-  }
+  } as const
+  const volume = { alExtents: options.alExtents ?? AL_EXTENTS, resyncRateMinKib: 4_096 }
+  return resourceSettings(settings, [{ settings: volume }])
 }
 
 export function describeStatus(status: ResourceStatus | undefined): string {

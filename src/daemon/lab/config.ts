@@ -19,9 +19,12 @@ export interface LabConfig {
   readonly ports: Readonly<Record<SideName, number>>
 }
 
-/** 500 ms and 100 ms on a link without delay; with one, its round trip comes on top. */
+/** For a link without delay; with one, its round trip comes on top. */
 const PING_TIMEOUT_DECISECONDS = 5
 const SOCKET_CHECK_DECISECONDS = 1
+const CONNECT_SECONDS = 1
+/** How much slower than at its start a lab's link may become later: its round trip has to fit into ping-timeout. */
+export const EXTRA_DELAY_MS_MAX = 200
 
 export function writeConfig(config: LabConfig): void {
   writeFileSync(config.paths.configFile, configText(config))
@@ -43,7 +46,7 @@ resource ${LAB_RESOURCE} {
         allow-two-primaries   ${protocol === 'C' ? 'yes' : 'no'};
         ping-int              1;
         ping-timeout          ${PING_TIMEOUT_DECISECONDS + roundTrip};
-        connect-int           1;
+        connect-int           ${CONNECT_SECONDS + Math.ceil((2 * linkDelayMs) / 1000)};
         socket-check-timeout  ${SOCKET_CHECK_DECISECONDS + roundTrip};
 ${orderText(order, writeNowAcks)}    }
     disk {

@@ -75,10 +75,14 @@ test('the resource file: two Primaries, fencing, short times', () => {
 })
 
 test('the resource file: a slow link has time for its round trip; A and B have one Primary; paths are quoted', () => {
-  assert.deepEqual(
-    [configured('C', 250).net.pingTimeoutDeciseconds, configured('C', 250).net.socketCheckTimeoutDeciseconds],
-    [10, 6],
-  )
+  for (const [delayMs, expected] of [
+    [250, [10, 6, 2]],
+    [1000, [25, 21, 3]],
+  ] as const) {
+    const { net } = configured('C', delayMs)
+    const times = [net.pingTimeoutDeciseconds, net.socketCheckTimeoutDeciseconds, net.connectIntSeconds]
+    assert.deepEqual(times, expected)
+  }
   assert.deepEqual([configured('A', 0).net.fencing, configured('A', 0).net.allowTwoPrimaries], ['resource-only', false])
   assert.deepEqual(
     [configured('B', 0).net.fencing, configured('B', 0).net.allowTwoPrimaries],

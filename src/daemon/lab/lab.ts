@@ -8,7 +8,7 @@ import { nodeConfigFiles } from '../config-files.ts'
 import { StartError } from '../errors.ts'
 import { createMetadataOffline } from '../offline-metadata.ts'
 import type { LabLine, LabSideLine, LabSideStatus, LabStatus } from './api.ts'
-import { freePorts, writeConfig } from './config.ts'
+import { EXTRA_DELAY_MS_MAX, freePorts, writeConfig } from './config.ts'
 import { prepareDisks } from './disks.ts'
 import { LAB_RESOURCE, type LabPaths, makeFolders } from './folder.ts'
 import { type LabOptions, otherSide, SIDES, type SideName } from './options.ts'
@@ -224,6 +224,11 @@ export class Lab implements LabBackend {
 
   async setLink(change: { readonly cut?: boolean; readonly delayMs?: number }): Promise<void> {
     const sides = this.#running
+    const delayMsMax = this.#options.linkDelayMs + EXTRA_DELAY_MS_MAX
+    if (change.delayMs !== undefined && change.delayMs > delayMsMax) {
+      const way = `for more start it with --link-delay-ms ${change.delayMs}`
+      throw new StartError('E_ARGUMENT', `delay: the time-outs of this lab allow ${delayMsMax} ms; ${way}`)
+    }
     this.#link.cut = change.cut ?? this.#link.cut
     this.#link.delayMs = change.delayMs ?? this.#link.delayMs
     const tell = async (side: Side): Promise<void> => {
