@@ -730,8 +730,15 @@ export class Volume implements MetadataHost, ActivityHost {
 
   beginAsSource(): void {
     this.setUuids(startUuidsSource(this.uuids, this.engine.entropy.u64()))
-    this.engine.connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
-    this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
+    const { connection } = this.engine
+    const { session } = connection
+    const { conn } = this.state
+    // The target holds this generation from now on: if we forgot it with our power, the two would seem unrelated.
+    this.attached.store.writeSuperblock((error) => {
+      if (error !== undefined || session !== connection.session || this.state.conn !== conn) return
+      connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
+      this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
+    })
   }
 
   onTargetBitmapSent(): void {
