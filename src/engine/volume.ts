@@ -612,6 +612,8 @@ export class Volume implements MetadataHost, ActivityHost {
     if (next.disk === D_UPTODATE && next.pdsk === D_UPTODATE) this.crashedPrimary = false
     if (old.conn >= C_CONNECTED && next.conn < C_CONNECTED) this.#onPeerLost(old, next)
     else if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
+    // A peer without a disk begins to write: only here, so its disk, when it is back, must not pass for equal.
+    else if (next.pdsk < D_INCONSISTENT && old.peer !== R_PRIMARY && next.peer === R_PRIMARY) this.#onPeerDataLost(next)
     if (old.role !== next.role && this.uuids.current !== 0n) {
       this.setUuids({ ...this.uuids, current: withPrimaryBit(this.uuids.current, next.role === R_PRIMARY) })
     }
