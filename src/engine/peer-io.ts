@@ -89,6 +89,7 @@ export class PeerIo {
     else if (packet.type === 'P_WSAME') data = repeat(packet.payload, sizeBytes)
     const unmap = packet.type === 'P_TRIM' || (packet.type === 'P_ZEROES' && (packet.flags & DP_DISCARD) !== 0)
     const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch)
+    write.onlyCopy = volume.state.pdsk < D_INCONSISTENT
     io.activate(write)
     this.pending.add(write)
     this.pendingBytes += data === undefined ? 0 : sizeBytes
@@ -211,7 +212,7 @@ export class PeerIo {
    */
   #mayBeOnlyCopy(write: PeerWrite): boolean {
     const { volume } = this.#io
-    if (volume.state.pdsk >= D_INCONSISTENT) return true
+    if (volume.state.pdsk >= D_INCONSISTENT && !write.onlyCopy) return true
     if (volume.isGated || write.awaitsActivity) return false
     const { activity } = volume
     if (activity !== undefined && write.activity === undefined) {
