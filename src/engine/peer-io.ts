@@ -90,6 +90,8 @@ export class PeerIo {
     const unmap = packet.type === 'P_TRIM' || (packet.type === 'P_ZEROES' && (packet.flags & DP_DISCARD) !== 0)
     const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch)
     write.onlyCopy = volume.state.pdsk < D_INCONSISTENT
+    // At once: a resync that begins before it is applied has to know of it.
+    if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
     io.activate(write)
     this.pending.add(write)
     this.pendingBytes += data === undefined ? 0 : sizeBytes
@@ -222,7 +224,7 @@ export class PeerIo {
         return false
       }
     }
-    volume.markOutOfSync(write.sector, write.sectors)
+    if (!write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
     return true
   }
 
