@@ -83,7 +83,11 @@ async function main(): Promise<void> {
   }
 }
 
-function chosen<Name extends string>(option: string, given: readonly string[], names: readonly Name[]): readonly Name[] {
+function chosen<Name extends string>(
+  option: string,
+  given: readonly string[],
+  names: readonly Name[],
+): readonly Name[] {
   const wrong = given.find((name) => !names.includes(name as Name))
   if (wrong !== undefined) throw new Error(`${option} ${wrong}: there are ${names.join(', ')}`)
   return names.filter((name) => given.includes(name))

@@ -65,6 +65,12 @@ export class PeerIo {
     this.#io = io
   }
 
+  /** Writes of a peer without a disk are under way. */
+  get hasOnlyCopies(): boolean {
+    for (const write of this.pending) if (write.onlyCopy) return true
+    return false
+  }
+
   // ---- writes ----------------------------------------------------------------------------------------------------------
 
   onData(packet: DataPacket): void {
@@ -263,6 +269,7 @@ export class PeerIo {
     write.activity = undefined
     activity?.release(write)
     if (!this.pending.delete(write)) return
+    if (write.onlyCopy) this.#io.volume.forgetLog()
     if (write.data !== undefined) this.pendingBytes -= write.sectors * 512
     this.#io.pumpNeeded = true
     for (const flush of this.#flushes) flush.waitsFor.delete(write)

@@ -200,9 +200,8 @@ export class World {
         })
       }
     } else {
-      a.command({ type: 'primary', force: true }, (result) => {
+      this.host(this.options.primaries[0] ?? 'a').command({ type: 'primary', force: true }, (result) => {
         if (result.code !== 0) this.report('boot', `primary --force: ${result.code} ${result.text}`)
-        else if (!this.options.primaries.includes('a')) a.command({ type: 'secondary' })
       })
     }
     this.awaitInSync()
