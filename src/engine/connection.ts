@@ -40,6 +40,7 @@ import {
   RECONNECT_AFTER_LOSS_MS,
   RECONNECT_PAUSE_MS,
   REQUEST_BYTES_MAX,
+  SILENT_STREAM_MS,
   ZERO_BYTES_MAX,
   ZERO_BYTES_MAX_OLD_PEER,
 } from './limits.ts'
@@ -60,7 +61,7 @@ const PROTOCOL_NUMBER = { A: 1, B: 2, C: 3 } as const
 const OWN_FEATURES = FF_TRIM | FF_THIN_RESYNC | FF_WSAME | FF_WZEROES | FF_COPRIME_ORDER
 const CHALLENGE_BYTES = 64
 const EMPTY = new Uint8Array(0)
-/** States in which the next word is the peer's; it may come by a stream that is dead while the other one lives. */
+/** States in which the next word is the peer's. */
 const AWAITS_PEER: ReadonlySet<number> = new Set([C_WF_REPORT_PARAMS, C_WF_BITMAP_S, C_WF_BITMAP_T, C_WF_SYNC_UUID])
 
 type Phase = 'idle' | 'connecting' | 'features' | 'challenge' | 'response' | 'established'
@@ -611,15 +612,23 @@ export class Connection implements EpochHost {
     if (settings.koCount === 0) return
     const limitMs = settings.koCount * settings.timeoutMs
     timers.set('requests', nowMs + Math.min(1000, limitMs / 4), () => {
-      let oldest = this.#pendingChange?.sinceMs ?? Number.POSITIVE_INFINITY
-      for (const volume of volumes) {
-        oldest = Math.min(oldest, volume.io.oldestUnansweredMs)
-        if (AWAITS_PEER.has(volume.state.conn)) oldest = Math.min(oldest, volume.connSinceMs)
-      }
-      if (this.#engine.nowMs - oldest > limitMs)
+      const now = this.#engine.nowMs
+      const oldest = Math.min(...volumes.map((volume) => volume.io.oldestUnansweredMs))
+      const silentSince = Math.max(this.#awaitedSinceMs, this.#lastDataMs)
+      if (now - oldest > limitMs || now - silentSince > Math.max(limitMs, SILENT_STREAM_MS))
         this.fail(C_TIMEOUT, `the peer left a request unanswered for ${limitMs} ms`)
       else this.#armRequestTimeout()
     })
+  }
+
+  /** Since when something is awaited that comes by the data stream, or infinity: it may be dead while the other one lives. */
+  get #awaitedSinceMs(): number {
+    let since = this.#pendingChange?.sinceMs ?? Number.POSITIVE_INFINITY
+    for (const volume of this.#engine.volumes) {
+      since = Math.min(since, volume.io.resync.oldestUnansweredMs)
+      if (AWAITS_PEER.has(volume.state.conn)) since = Math.min(since, volume.connSinceMs)
+    }
+    return since
   }
 
   // ---- cluster-wide changes of state (9.7) -------------------------------------------------------------------------------------

@@ -20,6 +20,12 @@ export const RECONNECT_PAUSE_MS = 1000
 export const RECONNECT_AFTER_LOSS_MS = 20
 
 /**
+ * Silence of the data stream while the answer to something other than a write is due, below which ko-count x timeout does
+ * not go: a block of resync data of 1 MiB takes its time on a slow line.
+ */
+export const SILENT_STREAM_MS = 10_000
+
+/**
  * A write acknowledged by the peer may still be in its disk cache: the peer is told to flush this long after it, by when
  * its operating system has written most of it by itself (Linux: after 30 s); an earlier flush would only compete with the
  * clients for the disk. What was not flushed is resynced if the peer is lost.

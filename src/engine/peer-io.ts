@@ -72,6 +72,12 @@ export class PeerIo {
     this.#io = io
   }
 
+  /** Writes of a peer without a disk are under way. */
+  get hasOnlyCopies(): boolean {
+    for (const write of this.pending) if (write.onlyCopy) return true
+    return false
+  }
+
   // ---- writes ----------------------------------------------------------------------------------------------------------
 
   onData(packet: DataPacket): void {
@@ -100,6 +106,9 @@ export class PeerIo {
     else if (packet.type === 'P_WSAME') data = repeat(packet.payload, sizeBytes)
     const unmap = packet.type === 'P_TRIM' || (packet.type === 'P_ZEROES' && (packet.flags & DP_DISCARD) !== 0)
     const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch, this.nextPosition())
+    write.onlyCopy = volume.state.pdsk < D_INCONSISTENT
+    // At once: a resync that begins before it is applied has to know of it.
+    if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
     io.activate(write)
     this.pending.add(write)
     this.pendingBytes += data === undefined ? 0 : sizeBytes
@@ -285,7 +294,7 @@ export class PeerIo {
    */
   #mayBeOnlyCopy(write: PeerWrite): boolean {
     const { volume } = this.#io
-    if (volume.state.pdsk >= D_INCONSISTENT) return true
+    if (volume.state.pdsk >= D_INCONSISTENT && !write.onlyCopy) return true
     if (volume.isGated || write.awaitsActivity) return false
     const { activity } = volume
     if (activity !== undefined && write.activity === undefined) {
@@ -295,7 +304,7 @@ export class PeerIo {
         return false
       }
     }
-    volume.markOutOfSync(write.sector, write.sectors)
+    if (!write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
     return true
   }
 
@@ -335,6 +344,7 @@ export class PeerIo {
     write.activity = undefined
     activity?.release(write)
     if (!this.pending.delete(write)) return
+    if (write.onlyCopy) this.#io.volume.forgetLog()
     if (write.data !== undefined) this.pendingBytes -= write.sectors * 512
     this.#io.pumpNeeded = true
     for (const flush of this.#flushes) flush.waitsFor.delete(write)

@@ -150,6 +150,8 @@ export class PeerWrite extends Base implements DiskOp, ActivityUser {
   /** Set while the peer has no disk: then its writes are logged here, like own ones (metadata.md 8). */
   activity: ActivityLog | undefined
   awaitsActivity = false
+  /** The peer had no disk when it sent it: this is the only copy, also if it has one by now. */
+  onlyCopy = false
   /** On its way to the own disk. */
   submitted = false
   flushing = false

@@ -22,7 +22,7 @@ export function lostPeerData(old: number, next: number): boolean {
 
 /** A peer without a disk has become Primary: what it writes is here only (wire-protocol.md 5.2). */
 export const isNewWriterHere = (old: StateWord, next: StateWord): boolean =>
-  old.peer !== R_PRIMARY && next.peer === R_PRIMARY && next.pdsk === D_DISKLESS
+  old.peer !== R_PRIMARY && next.peer === R_PRIMARY && next.pdsk < D_INCONSISTENT
 
 export function sameState(a: StateWord, b: StateWord): boolean {
   return (

@@ -779,7 +779,7 @@ export class VolumeIo {
 
   /** Start of the oldest request that the peer has not answered, or infinity. */
   get oldestUnansweredMs(): number {
-    let oldest = Math.min(this.flushes.sentAtMs, this.resync.oldestUnansweredMs)
+    let oldest = this.flushes.sentAtMs
     for (const request of this.inFlight.values()) {
       oldest = Math.min(oldest, request.startedAtMs)
       break

@@ -116,6 +116,11 @@ export class Volume implements MetadataHost, ActivityHost {
   #store: MetadataStore | undefined
   #written: { flags: number; uuids: Uuids; sizeSectors: number } | undefined
   #fullSync = false
+  /**
+   * The log counts, as a Primary's does, because a Primary without a disk writes here; until the bitmap on disk has what the
+   * log stands for.
+   */
+  #keepsLog = false
   /** A new generation is due as soon as I/O is no longer suspended. */
   #newUuidPending = false
   /** The peer was Primary when it was lost; has not been seen since. */
@@ -479,7 +484,7 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   #flags(metadata: AttachedMetadata): number {
-    const { disk, role, peer, conn, pdsk } = this.state
+    const { disk, role, conn, pdsk } = this.state
     if (disk < D_INCONSISTENT) return metadata.superblock.flags & ~MDF_AL_CLEAN
     let flags =
       metadata.superblock.flags &
@@ -494,7 +499,7 @@ export class Volume implements MetadataHost, ActivityHost {
         MDF_FULL_SYNC
       )
     if (disk > D_INCONSISTENT) flags |= MDF_CONSISTENT
-    if (role === R_PRIMARY || (peer === R_PRIMARY && pdsk < D_INCONSISTENT)) flags |= MDF_PRIMARY_IND
+    if (role === R_PRIMARY || this.#keepsLog) flags |= MDF_PRIMARY_IND
     if (conn >= C_CONNECTED) flags |= MDF_CONNECTED_IND
     if (disk >= D_CONSISTENT) flags |= MDF_WAS_UPTODATE
     if (pdsk === D_INCONSISTENT || pdsk === D_OUTDATED) flags |= MDF_PEER_OUTDATED
@@ -516,6 +521,25 @@ export class Volume implements MetadataHost, ActivityHost {
     )
       return
     this.#store.writeSuperblock()
+  }
+
+  /** The log of a diskless Primary's writes is not needed any more as soon as none is under way and the bitmap is on disk. */
+  forgetLog(): void {
+    if (!this.#keepsLog || this.#isOnlyDisk) return
+    if (this.#store === undefined || this.#bitmap === undefined) {
+      this.#keepsLog = false
+      return
+    }
+    this.#store.writeBitmap(this.#bitmap, 'changed', () => {
+      if (this.#isOnlyDisk) return
+      this.#keepsLog = false
+      this.engine.stateChanged()
+    })
+  }
+
+  get #isOnlyDisk(): boolean {
+    const { peer, pdsk } = this.state
+    return (peer === R_PRIMARY && pdsk < D_INCONSISTENT) || this.io.peer.hasOnlyCopies
   }
 
   /** Writes the superblock; new writes, and completions that the peer has no part in, wait for it. */
@@ -648,6 +672,8 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine.log('debug', `${describe(old, next)} (${reason})`, this.number)
     if (oldReplicates !== this.replicates) this.engine.connection.epochs.close()
     if (old.conn !== next.conn) this.connSinceMs = this.engine.nowMs
+    if (next.peer === R_PRIMARY && next.pdsk < D_INCONSISTENT) this.#keepsLog = true
+    else this.forgetLog()
     this.#afterChange(old, next)
     // The peer's disk is back, and the connection was never lost: who waited for it goes on.
     if (!oldReplicates && this.replicates && old.conn >= C_CONNECTED && !this.io.hasDoubts) this.io.restartParked()
@@ -795,8 +821,15 @@ export class Volume implements MetadataHost, ActivityHost {
 
   beginAsSource(): void {
     this.setUuids(startUuidsSource(this.uuids, this.engine.entropy.u64()))
-    this.engine.connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
-    this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
+    const { connection } = this.engine
+    const { session } = connection
+    const { conn } = this.state
+    // The target holds this generation from now on: if we forgot it with our power, the two would seem unrelated.
+    this.attached.store.writeSuperblock((error) => {
+      if (error !== undefined || session !== connection.session || this.state.conn !== conn) return
+      connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
+      this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
+    })
   }
 
   onTargetBitmapSent(): void {

@@ -1,21 +1,29 @@
 // The `sim` command without the machine it runs on: arguments in, lines and an exit code out.
 //
-//   sim [--scenario NAME] [--seeds N] [--first SEED]    N seeds of each scenario (default: as many as it asks for)
+//   sim                                                 each named scenario, with as many seeds as it asks for
+//   sim --seeds N [--first SEED] [--jobs J]             N seeds of random stories under each order, shared out among J workers
+//   sim --scenario NAME [--seeds N] [--first SEED]      N seeds of one scenario
 //   sim --scenario NAME --seed SEED [--trace]           one run; --trace prints every event
-//   --order NAME  plays them under that order of writes (default: what the scenario says, else arbitration)
+//   --order NAME  plays under that order of writes (default for a scenario: what it says, else arbitration)
 //   --twice    runs each seed twice and demands the same trace
 //   --list     names the scenarios
 
 import type { OrderName } from '../runtime/api.ts'
 import { ORDER_NAMES } from '../wire/drbd/constants.ts'
+import { Batch } from './batch.ts'
 import { EXIT_CODES } from './failure.ts'
 import type { CreateReplica } from './host.ts'
 import { isAsExpected, type RunResult, runScenario, type Scenario } from './scenario.ts'
+import { RANDOM_STORY } from './scenarios/random-story.ts'
 
 export interface CommandParts {
   readonly scenarios: ReadonlyMap<string, Scenario>
   readonly createReplica: CreateReplica
   readonly print: (line: string) => void
+  /** Plays seeds of a scenario on `jobs` workers at once; 0: as many as there are cores. */
+  readonly playBatch: (batch: Batch, jobs: number) => Promise<void>
+  /** Milliseconds on the wall clock. */
+  readonly wallMs: () => number
   /** The commit that runs, for the report of a failure. */
   readonly commit: string
 }
@@ -29,18 +37,28 @@ interface Arguments {
   readonly trace: boolean
   readonly twice: boolean
   readonly list: boolean
+  readonly jobs: number
 }
 
 const SEED_MAX = 0xffff_ffff
+const VALUE_ARGUMENTS: ReadonlySet<string> = new Set([
+  '--scenario',
+  '--seeds',
+  '--first',
+  '--seed',
+  '--jobs',
+  '--order',
+])
 
 /** Runs the command and returns its exit code. */
-export function runCommand(args: readonly string[], parts: CommandParts): number {
+export function runCommand(args: readonly string[], parts: CommandParts): number | Promise<number> {
   const parsed = parseArguments(args)
   if (typeof parsed === 'string') return usage(parts, parsed)
   if (parsed.list) {
     for (const { name, options } of parts.scenarios.values()) parts.print(`${name} (${options.seeds} seeds)`)
     return EXIT_CODES.passed
   }
+  if (parsed.scenario === undefined && parsed.seeds !== undefined) return runRandom(parsed, parsed.seeds, parts)
   const chosen = chooseScenarios(parsed.scenario, parts.scenarios)
   if (chosen.length === 0) return usage(parts, `no scenario is named ${parsed.scenario} (--list shows all)`)
   if (parsed.trace && (parsed.seed === undefined || chosen.length > 1)) {
@@ -84,6 +102,41 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
   return EXIT_CODES.passed
 }
 
+/** Random stories on all cores, under one order of writes after the other. */
+async function runRandom(args: Arguments, seeds: number, parts: CommandParts): Promise<number> {
+  const scenario = parts.scenarios.get(RANDOM_STORY)
+  if (scenario === undefined) return usage(parts, `no scenario is named ${RANDOM_STORY}`)
+  let worst: number = EXIT_CODES.passed
+  for (const order of args.order === undefined ? ORDER_NAMES : [args.order]) {
+    const code = await runRandomUnder(order, scenario, { ...args, seeds }, parts)
+    if (worst === EXIT_CODES.passed) worst = code
+  }
+  return worst
+}
+
+async function runRandomUnder(
+  order: OrderName,
+  scenario: Scenario,
+  args: Arguments & { readonly seeds: number },
+  parts: CommandParts,
+): Promise<number> {
+  const batch = new Batch({ scenario: RANDOM_STORY, order }, args.first, args.seeds)
+  const startedMs = parts.wallMs()
+  await parts.playBatch(batch, args.jobs)
+  const seconds = (parts.wallMs() - startedMs) / 1000
+  const { failed, steps, requests, played } = batch
+  const rate = `${seconds.toFixed(1)} s, ${(played / seconds).toFixed(1)} seeds/s`
+  const last = args.first + played - 1
+  parts.print(
+    `${failed === undefined ? 'ok' : 'FAILED'} ${order}: seeds ${args.first}..${last}, ${requests} operations, ${steps} steps, ${rate}`,
+  )
+  if (failed === undefined) return EXIT_CODES.passed
+  // Once more, for the report: the same seed does the same.
+  const result = runScenario(scenario, failed.seed, parts.createReplica, undefined, order)
+  printFailure(scenario, result, parts, order)
+  return result.failure === undefined ? EXIT_CODES.blind : EXIT_CODES[result.failure.kind]
+}
+
 function printFailure(
   scenario: Scenario,
   result: RunResult,
@@ -105,7 +158,7 @@ function printFailure(
 function usage({ print }: CommandParts, problem: string): number {
   print(`sim: ${problem}`)
   print(
-    'usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--seed SEED [--trace]] [--order NAME] [--twice] [--list]',
+    'usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--jobs J] [--seed SEED [--trace]] [--order NAME] [--twice] [--list]',
   )
   return EXIT_CODES.usage
 }
@@ -124,14 +177,14 @@ function parseArguments(args: readonly string[]): Arguments | string {
   for (let i = 0; i < args.length; i++) {
     const arg = args[i] as string
     if (arg === '--trace' || arg === '--twice' || arg === '--list') flags.add(arg)
-    else if (arg === '--scenario' || arg === '--seeds' || arg === '--first' || arg === '--seed' || arg === '--order') {
+    else if (VALUE_ARGUMENTS.has(arg)) {
       const value = args[++i]
       if (value === undefined) return `${arg} needs a value`
       values.set(arg, value)
     } else return `unknown argument ${arg}`
   }
   const numbers = new Map<string, number>()
-  for (const name of ['--seeds', '--first', '--seed']) {
+  for (const name of ['--seeds', '--first', '--seed', '--jobs', '--order']) {
     const text = values.get(name)
     if (text === undefined) continue
     const value = Number(text)
@@ -152,5 +205,6 @@ function parseArguments(args: readonly string[]): Arguments | string {
     trace: flags.has('--trace'),
     twice: flags.has('--twice'),
     list: flags.has('--list'),
+    jobs: numbers.get('--jobs') ?? 0,
   }
 }

@@ -121,6 +121,11 @@ export class SimDiskImage {
     return true
   }
 
+  /** The visible content of a page, not to be changed; undefined: it does not exist, which reads as zeroes. */
+  page(number: number): Uint8Array | undefined {
+    return this.#pages.get(number)
+  }
+
   /** Numbers of the pages that exist, ascending. */
   pageNumbers(): number[] {
     return [...this.#pages.keys()].sort((a, b) => a - b)

@@ -48,6 +48,7 @@ export interface DiskFault {
 export type OperationKind = 'read' | 'write' | 'zero' | 'flush'
 
 interface Operation {
+  readonly life: Life
   readonly kind: OperationKind
   readonly offsetBytes: number
   readonly lengthBytes: number
@@ -131,6 +132,7 @@ export class SimDiskDevice {
     const label = `${this.name} ${kind} ${offsetBytes}+${lengthBytes}`
     this.#scheduler.note(`${label} submitted`)
     const operation: Operation = {
+      life,
       kind,
       offsetBytes,
       lengthBytes,
@@ -238,6 +240,8 @@ export class SimDiskDevice {
     if (operation.kind === 'flush') return
     for (const other of this.#queue) {
       if (other.kind === 'flush' || (other.kind === 'read' && operation.kind === 'read')) continue
+      // Nobody will see what a read returns that was under way when its handle was closed.
+      if (other.kind === 'read' && !other.life.alive) continue
       if (operation.offsetBytes >= other.offsetBytes + other.lengthBytes) continue
       if (other.offsetBytes >= operation.offsetBytes + operation.lengthBytes) continue
       const first = `${other.kind} ${other.offsetBytes}+${other.lengthBytes}`

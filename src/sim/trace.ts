@@ -56,14 +56,10 @@ export class Trace {
 export function hashBytes(bytes: Uint8Array): string {
   let hash = 0x811c9dc5 ^ bytes.length
   const fours = bytes.length - (bytes.length % 4)
+  const view = new DataView(bytes.buffer, bytes.byteOffset, fours)
   for (let i = 0; i < fours; i += 4) {
-    const four =
-      (bytes[i] as number) |
-      ((bytes[i + 1] as number) << 8) |
-      ((bytes[i + 2] as number) << 16) |
-      ((bytes[i + 3] as number) << 24)
     // The shift brings differences in high bits down, which multiplication alone never does.
-    hash = Math.imul(hash ^ four, 0x85ebca6b)
+    hash = Math.imul(hash ^ view.getInt32(i, true), 0x85ebca6b)
     hash ^= hash >>> 15
   }
   for (let i = fours; i < bytes.length; i++) hash = Math.imul(hash ^ (bytes[i] as number), 0x01000193)

@@ -124,6 +124,8 @@ function command(args: readonly string[], story: Scenario['story'], mustFail?: r
     scenarios: new Map([['example', { name: 'example', options, story }]]),
     createReplica: model(),
     print: (line) => lines.push(line),
+    playBatch: () => Promise.reject(new Error('no workers here')),
+    wallMs: () => 0,
     commit: 'c0ffee',
   })
   return { code, text: lines.join('\n') }
@@ -168,7 +170,7 @@ test('a failure is reported with all that is needed to see it again', () => {
 
 test('--twice runs each seed twice', () => {
   let runs = 0
-  assert.equal(command(['--seeds', '2', '--twice'], () => runs++).code, EXIT_CODES.passed)
+  assert.equal(command(['--scenario', 'example', '--seeds', '2', '--twice'], () => runs++).code, EXIT_CODES.passed)
   assert.equal(runs, 4)
   let first = true
   const { code, text } = command(['--seed', '1', '--twice'], (each) => {

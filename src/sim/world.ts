@@ -200,9 +200,8 @@ export class World {
         })
       }
     } else {
-      a.command({ type: 'primary', force: true }, (result) => {
+      this.host(this.options.primaries[0] ?? 'a').command({ type: 'primary', force: true }, (result) => {
         if (result.code !== 0) this.report('boot', `primary --force: ${result.code} ${result.text}`)
-        else if (!this.options.primaries.includes('a')) a.command({ type: 'secondary' })
       })
     }
     this.awaitInSync()
@@ -422,8 +421,12 @@ export class World {
   }
 
   #askPowerCut(): string | undefined {
-    const every = this.options.powerCutQuestionEvery
-    if (every === 0 || !this.#whatIfPrng.chance(1, every)) return undefined
+    const often = this.options.powerCutQuestionEvery
+    if (often === 0) return undefined
+    // The answer costs as much as there is in the caches: ask less often then.
+    const [a, b] = this.hosts as readonly [SimHost, SimHost]
+    const every = often + ((a.device.image.dirtySectors + b.device.image.dirtySectors) >> 3)
+    if (!this.#whatIfPrng.chance(1, every)) return undefined
     return this.#invariant.checkPowerCut(this.#whatIfPrng)
   }
 

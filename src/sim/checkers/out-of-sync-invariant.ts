@@ -102,7 +102,7 @@ export class OutOfSyncInvariant {
     if (this.#changed.size === 0) return fresh
     const [a, b] = this.#sides
     for (const block of this.#changed) {
-      if (this.#isEqual(block, readerOf(a.image), readerOf(b.image))) this.#differing.delete(block)
+      if (this.#isEqualNow(block, a.image.page(block), b.image.page(block))) this.#differing.delete(block)
       else {
         this.#differing.add(block)
         fresh.push(block)
@@ -112,14 +112,25 @@ export class OutOfSyncInvariant {
     return fresh
   }
 
+  #isEqualNow(block: number, inA: Uint8Array | undefined, inB: Uint8Array | undefined): boolean {
+    const lengthBytes = Math.min(BLOCK_BYTES, this.#dataBytes - block * BLOCK_BYTES)
+    return isEqual(inA ?? ZERO_BLOCK, inB ?? ZERO_BLOCK, lengthBytes)
+  }
+
   #isEqual(block: number, readA: ReadImage, readB: ReadImage): boolean {
     const offsetBytes = block * BLOCK_BYTES
     const lengthBytes = Math.min(BLOCK_BYTES, this.#dataBytes - offsetBytes)
-    const inA = readA(offsetBytes, lengthBytes)
-    const inB = readB(offsetBytes, lengthBytes)
-    for (let i = 0; i < lengthBytes; i++) if (inA[i] !== inB[i]) return false
-    return true
+    return isEqual(readA(offsetBytes, lengthBytes), readB(offsetBytes, lengthBytes), lengthBytes)
   }
+}
+
+/** A block is a page of an image. */
+const ZERO_BLOCK = new Uint8Array(BLOCK_BYTES)
+
+function isEqual(a: Uint8Array, b: Uint8Array, lengthBytes: number): boolean {
+  if (a === b) return true
+  for (let i = 0; i < lengthBytes; i++) if (a[i] !== b[i]) return false
+  return true
 }
 
 const readerOf =

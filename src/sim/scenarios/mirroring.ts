@@ -45,6 +45,35 @@ scenario('dual-primary-partial-overlaps', { seeds: 30 }, (world) => {
   world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
 })
 
+// Goal: who loses a conflict gets through, however busy the winner is.
+// Method: the holder of the flag rewrites two hot blocks without a pause; the other host writes across their end, once.
+scenario('loser-of-a-hot-conflict-gets-through', { seeds: 20 }, (world) => {
+  const holdsFlag = world.host('a').status()?.resolveConflicts === true
+  const [winner, loser] = holdsFlag ? (['a', 'b'] as const) : (['b', 'a'] as const)
+  let rewritten = 0
+  let stopped = false
+  for (const client of [world.client(winner), world.client(winner)]) {
+    const rewrite = (): void => {
+      client.write({ sector: 0, sectors: 16 }, () => {
+        rewritten++
+        if (!stopped) rewrite()
+      })
+    }
+    rewrite()
+  }
+  world.onFinish(() => {
+    stopped = true
+  })
+  for (let round = 0; round < 3; round++) {
+    const target = rewritten + 20
+    world.runUntil(() => rewritten >= target, { stepsMax: 200_000, what: 'progress of the winner' })
+    const before = rewritten
+    world.settle(world.client(loser).write({ sector: 8, sectors: 16 }))
+    const meanwhile = rewritten - before
+    expect(meanwhile < 60, `the other host rewrote the block ${meanwhile} times meanwhile`, 'starvation')
+  }
+})
+
 // Goal: more extents in use than the activity log has slots; extents must be written out and evicted while in use around.
 // Method: a device of more than 67 extents of 4 MiB, small log, requests spread all over it.
 scenario(

@@ -1,0 +1,407 @@
+// Mistakes that the order of arbitration, and everything that no order changes, could have. The other orders have a file of
+// their own each (see catalogue.ts).
+
+import { type Mutant, mutant } from './mutant.ts'
+
+const ORDER = 'engine/order/arbitration.ts'
+const REQUESTS = 'engine/requests.ts'
+const WRITES = 'engine/volume-io.ts'
+const PEER = 'engine/peer-io.ts'
+const VOLUME = 'engine/volume.ts'
+const STORE = 'engine/metadata-store.ts'
+const RESYNC = 'engine/resync.ts'
+const LOG = 'engine/activity.ts'
+const ENGINE = 'engine/engine.ts'
+
+const conflicts: readonly Mutant[] = [
+  mutant(
+    'no-sequence-wait',
+    'a write that has overtaken an acknowledgement is applied at once',
+    'engine/packet-router.ts',
+    'this.#engine.settings.allowTwoPrimaries && newer(sequence - 1, highest)',
+    'this.#engine.settings.allowTwoPrimaries && sequence < 0',
+  ),
+  mutant(
+    'wrong-winner',
+    'the host without the flag judges',
+    ORDER,
+    'peerPending && holdsFlag)',
+    'peerPending && !holdsFlag)',
+  ),
+  mutant(
+    'both-supersede',
+    'both hosts judge',
+    ORDER,
+    'if (own.peerPending && holdsFlag) return',
+    'if (own.peerPending) return',
+  ),
+  mutant(
+    'superseded-if-overlapping',
+    'a write that overlaps only in part is superseded instead of sent again',
+    ORDER,
+    "contains(own, incoming) ? 'superseded' : 'retry'",
+    "'superseded'",
+  ),
+  mutant(
+    'late-own-disk-forgotten',
+    'a write of the peer does not wait for an older own one that the peer has already',
+    ORDER,
+    "if (own.peerPending || own.localPending) verdict = 'wait'",
+    "if (own.peerPending) verdict = 'wait'",
+  ),
+  mutant(
+    'postponed-not-restarted',
+    'a write that was told to come again is not sent again when the winner is applied',
+    ORDER,
+    'else if (own.postponed) incoming.restartOverlapping = true',
+    'else if (own.postponed && own.completed) incoming.restartOverlapping = true',
+  ),
+  {
+    name: 'retry-owed-ignored',
+    what: 'the winner of a conflict leaves no room for the write that it told to come again',
+    edits: [
+      {
+        file: WRITES,
+        find: 'for (const range of this.owed) if (overlaps(range, request)) return true',
+        replace: 'for (const range of this.owed) if (overlaps(range, request)) return false',
+      },
+    ],
+    by: { scenario: 'loser-of-a-hot-conflict-gets-through' },
+  },
+  mutant(
+    'overlapping-local-writes',
+    'local writes that overlap are at the disk together',
+    REQUESTS,
+    "    case 'local-write':\n      if (present.kind === 'local-read') return !present.remote\n      return true",
+    "    case 'local-write':\n      if (present.kind === 'local-read') return !present.remote\n      return present.kind !== 'local-write'",
+  ),
+]
+
+const reads: readonly Mutant[] = [
+  mutant(
+    'read-rule-off',
+    'a read does not wait for an own write that the peer has not acknowledged',
+    REQUESTS,
+    "if (present.kind === 'local-write') return readRule || present.localPending",
+    "if (present.kind === 'local-write') return present.localPending",
+  ),
+  mutant(
+    'read-before-peer-write',
+    'a read does not wait for a write of the peer that was received and is not at the disk yet',
+    REQUESTS,
+    "return present.kind === 'peer-write' || (present.kind === 'resync-request' && present.answered)",
+    "return (present.kind === 'peer-write' && present.submitted) || (present.kind === 'resync-request' && present.answered)",
+  ),
+  mutant(
+    'source-reads-beside-writes',
+    "the source's read for a resync does not wait for writes",
+    REQUESTS,
+    "    case 'local-read':\n    case 'peer-read':\n",
+    "    case 'peer-read':\n      return false\n    case 'local-read':\n",
+  ),
+  mutant(
+    'target-reads-stale-blocks',
+    'the target of a resync reads blocks that are out of sync from its own disk',
+    VOLUME,
+    'return this.#bitmap !== undefined && !this.#bitmap.anySet(from, to)',
+    'return this.#bitmap !== undefined && !this.#bitmap.anySet(from, from + (to < 0 ? 1 : 0))',
+  ),
+]
+
+const acknowledgements: readonly Mutant[] = [
+  mutant(
+    'ack-before-local-write',
+    'the client is answered when the peer has the write, the own disk or not',
+    WRITES,
+    'if (write.localPending || write.peerPending || write.postponed || write.completed) return',
+    'if ((write.localPending && !write.onPeer) || write.peerPending || write.postponed || write.completed) return',
+  ),
+  mutant(
+    'ack-before-peer',
+    'the client is answered when the own disk has the write',
+    WRITES,
+    'if (write.localPending || write.peerPending || write.postponed || write.completed) return',
+    'if (write.localPending || write.postponed || write.completed) return',
+  ),
+  {
+    name: 'peer-ack-before-disk',
+    what: 'a write of the peer is acknowledged when it is submitted to the disk',
+    edits: [
+      {
+        file: PEER,
+        find: '    write.submitted = true\n',
+        replace: '    write.submitted = true\n    this.#acknowledge(write)\n',
+      },
+      {
+        file: PEER,
+        find: '      this.#acknowledge(write)\n    }\n    this.#finish(write)',
+        replace: '    }\n    this.#finish(write)',
+      },
+    ],
+  },
+  {
+    name: 'flush-without-peer',
+    what: "a flush is answered without the peer's",
+    edits: [
+      {
+        file: WRITES,
+        find: 'if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return',
+        replace: 'if (this.#localPending || !this.#roundRunning) return',
+      },
+      {
+        file: WRITES,
+        find: 'else if (!this.#onPeer && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)',
+        replace:
+          'else if (!this.#onPeer && this.#peerCookie === 0 && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)',
+      },
+    ],
+  },
+  mutant(
+    'flush-without-own-disk',
+    "a flush is answered without the own disk's",
+    WRITES,
+    'if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return',
+    'if (this.#peerCookie !== 0 || !this.#roundRunning) return',
+  ),
+  mutant(
+    'peer-flush-before-writes',
+    'a flush of the peer does not wait for the writes received before it',
+    PEER,
+    'new PeerFlush(this, packet, epoch, new Set(this.pending))',
+    'new PeerFlush(this, packet, epoch, new Set())',
+  ),
+  mutant(
+    'fua-not-flushed-by-peer',
+    'a FUA write of the peer is acknowledged without a flush',
+    PEER,
+    '(write.flags & (DP_FUA | DP_FLUSH)) !== 0 && !write.flushing',
+    '(write.flags & DP_FLUSH) !== 0 && !write.flushing',
+  ),
+  mutant(
+    'fua-not-flushed-locally',
+    'a FUA write is answered without a flush of the own disk',
+    WRITES,
+    'if (error === undefined && write.fua && !write.localFlushing) {',
+    'if (error === undefined && write.fua && write.id < 0 && !write.localFlushing) {',
+  ),
+  mutant(
+    'in-doubt-denied',
+    'a host that is asked which writes in doubt it applied says: none',
+    PEER,
+    'payload: encodeCookies(this.#applied.among(asked)),',
+    'payload: encodeCookies(this.#applied.among(asked).slice(asked.length)),',
+  ),
+  mutant(
+    'in-doubt-not-asked',
+    'all writes in doubt are sent again without asking',
+    VOLUME,
+    'if (this.state.conn === C_WF_BITMAP_T && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+    'if (this.state.conn === C_WF_SYNC_UUID && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+  ),
+]
+
+const coverage: readonly Mutant[] = [
+  {
+    name: 'log-after-data',
+    what: 'a write does not wait for its activity-log block',
+    edits: [
+      {
+        file: STORE,
+        find: "        steps.push({ kind: 'flush-meta' })\n        return steps\n      },\n      done: [done],",
+        replace:
+          "        steps.push({ kind: 'flush-meta' })\n        done(undefined)\n        return steps\n      },\n      done: [],",
+      },
+    ],
+  },
+  mutant(
+    'log-not-flushed',
+    'no flush after an activity-log block',
+    STORE,
+    "data: block() })\n        steps.push({ kind: 'flush-meta' })\n",
+    'data: block() })\n',
+  ),
+  mutant(
+    'evicted-bitmap-not-written',
+    'the log forgets an extent whose changed bitmap block is not on disk',
+    STORE,
+    'evictedBlocks.filter((index) => bitmap.blockIsDirty(index))',
+    'evictedBlocks.filter((index) => index < 0 && bitmap.blockIsDirty(index))',
+  ),
+  mutant(
+    'evicted-data-not-flushed',
+    'the log forgets an extent whose data are in the cache only',
+    STORE,
+    'if (steps.length === 0 && evictedBlocks.length > 0) {',
+    'if (steps.length === 0 && evictedBlocks.length < 0) {',
+  ),
+  mutant(
+    'stable-generation-forgotten',
+    'the log forgets an extent before the peer has flushed it',
+    LOG,
+    '        (this.#generation[slot] as number) <= this.#host.stableGeneration &&\n',
+    '',
+  ),
+  mutant(
+    'log-forgets-extents-in-use',
+    'the log forgets an extent that a write is under way in',
+    LOG,
+    '        this.#references[slot] === 0 &&\n',
+    '',
+  ),
+  mutant(
+    'recovery-ignores-log',
+    'the log of a crashed Primary is not applied at attach',
+    'meta/apply-al.ts',
+    'wasPrimary && found.hotExtents.length > 0',
+    'wasPrimary && found.hotExtents.length > 1_000_000',
+  ),
+  mutant(
+    'bits-not-set-when-peer-is-lost',
+    'what the peer may not have flushed is not marked out of sync when it is lost',
+    VOLUME,
+    'const marked = this.stability?.peerLost(this.#bitmap) ?? 0',
+    'const marked = this.stability?.peerLost(new Bitmap(this.#bitmap.bits)) ?? 0',
+  ),
+  mutant(
+    'alone-not-marked',
+    'a write that only this host has is not marked out of sync',
+    WRITES,
+    '    else {\n      volume.bitmap?.set(fromBit, toBit)\n      if (volume.sendsOutOfSync) {',
+    '    else {\n      if (volume.sendsOutOfSync) {',
+  ),
+  mutant(
+    'out-of-sync-not-told',
+    'the target is not told of writes between the bitmap exchange and the resync',
+    WRITES,
+    'if (volume.sendsOutOfSync) {',
+    'if (volume.sendsOutOfSync && toBit < 0) {',
+  ),
+  mutant(
+    'only-copy-not-marked',
+    'a write of a diskless peer is not marked out of sync',
+    PEER,
+    'if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)\n',
+    '\n',
+  ),
+  mutant(
+    'demotion-forgets-waiting-writes',
+    'a demotion does not wait for writes at the activity log',
+    WRITES,
+    '      (this.volume.activity?.quiet ?? true) &&\n',
+    '',
+  ),
+]
+
+const resync: readonly Mutant[] = [
+  {
+    name: 'bit-cleared-early',
+    what: 'the target acknowledges a block, and both clear its bit, when its write is submitted',
+    edits: [
+      {
+        file: RESYNC,
+        find: '    request.data = undefined\n    if (data !== undefined)\n',
+        replace:
+          "    request.data = undefined\n    const [from, to] = blocksTouched(request.sector, request.sectors)\n    volume.engine.connection.sendMeta(this.#resyncAck('P_RS_WRITE_ACK', request))\n    volume.bitmap?.clear(from, to)\n    this.#requests.delete(request)\n    this.#requests.add(request)\n    if (data !== undefined)\n",
+      },
+    ],
+  },
+  mutant(
+    'resync-overwrites-newer-write',
+    'a write of the peer does not wait for older resync data that is to be written',
+    REQUESTS,
+    "if (present.kind === 'resync-request') return present.answered\n      return present.kind === 'peer-write' && present.submitted",
+    "if (present.kind === 'resync-request') return false\n      return present.kind === 'peer-write' && present.submitted",
+  ),
+  mutant(
+    'merged-bitmap-not-durable',
+    'the target does not wait until the merged bitmap is on disk',
+    RESYNC,
+    "    volume.store?.writeBitmap(bitmap, 'changed', (error) => {\n      if (error !== undefined || session",
+    '    void ((then: (error: DiskError | undefined) => void) => then(undefined))((error) => {\n      if (error !== undefined || session',
+  ),
+  mutant(
+    'inconsistent-not-durable',
+    'the target overwrites the first block before its superblock says Inconsistent',
+    VOLUME,
+    '      if (error === undefined) begin()\n    })',
+    '      if (error === undefined) this.engine.statusChanged()\n    })\n    begin()',
+  ),
+  mutant(
+    'sync-uuid-not-durable',
+    "the source tells the target of a generation that is not on the source's disk",
+    VOLUME,
+    '    this.attached.store.writeSuperblock((error) => {\n      if (error !== undefined || session !== connection.session || this.state.conn !== conn) return\n      connection.sendData',
+    '    void ((then: (error: DiskError | undefined) => void) => then(undefined))((error) => {\n      if (error !== undefined || session !== connection.session || this.state.conn !== conn) return\n      connection.sendData',
+  ),
+]
+
+const generations: readonly Mutant[] = [
+  {
+    name: 'uuid-not-rotated',
+    what: 'a host goes on alone without a new generation',
+    edits: [
+      {
+        file: VOLUME,
+        find: 'this.setUuids(newCurrent(this.uuids, this.engine.entropy.u64(), this.state.role === R_PRIMARY))\n',
+        replace: 'void newCurrent\n',
+      },
+      {
+        file: VOLUME,
+        find: 'return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT\n  }\n\n  get dataAccessible',
+        replace: 'return true\n  }\n\n  get dataAccessible',
+      },
+    ],
+  },
+  {
+    name: 'generation-not-durable',
+    what: 'a host goes on alone before its superblock says so',
+    edits: [
+      { file: VOLUME, find: '    this.#gates++\n', replace: '' },
+      { file: VOLUME, find: '      if (error === undefined) this.#gates--\n', replace: '      void error\n' },
+    ],
+  },
+  mutant(
+    'diskless-primary-same-generation',
+    'a peer without a disk becomes Primary, and no new generation begins',
+    VOLUME,
+    'else if (next.pdsk < D_INCONSISTENT && old.peer !== R_PRIMARY && next.peer === R_PRIMARY) this.#onPeerDataLost(next)',
+    'else if (next.pdsk < 0) this.#onPeerDataLost(next)',
+  ),
+  mutant(
+    'fencing-not-awaited',
+    'I/O is not frozen while the peer is being fenced',
+    VOLUME,
+    'return this.state.susp || this.state.suspNod || this.state.suspFen\n  }',
+    'return this.state.susp || this.state.suspNod\n  }',
+  ),
+  mutant(
+    'failed-fencing-counts',
+    'a fence-peer handler that failed counts as success',
+    VOLUME,
+    '      case 4:\n      case 7:\n',
+    '      case 1:\n      case 4:\n      case 7:\n',
+  ),
+  mutant(
+    'crashed-primary-wins',
+    'the host that crashed is the source, not the survivor',
+    'engine/generations.ts',
+    'return selfPrimary === peerPrimary ? input.peerCrashedPrimary : selfPrimary',
+    'return selfPrimary === peerPrimary ? input.selfCrashedPrimary : selfPrimary',
+  ),
+  mutant(
+    'stale-fencing-result',
+    'what a handler found out of an earlier loss is taken for the present one',
+    ENGINE,
+    'if (this.#lossFenced !== this.#losses && lost) {',
+    'if (this.#lossFenced < 0 && lost) {',
+  ),
+]
+
+export const arbitrationMutants: readonly Mutant[] = [
+  ...conflicts,
+  ...reads,
+  ...acknowledgements,
+  ...coverage,
+  ...resync,
+  ...generations,
+]
