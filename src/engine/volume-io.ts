@@ -567,9 +567,9 @@ export class VolumeIo {
     }
     this.#releaseActivity(write)
     this.release(write)
-    this.order.ended(write)
     this.volume.engine.connection.epochs.onCompletion(write.epoch)
     this.volume.engine.clientDone(write.id, undefined)
+    this.order.ended(write)
   }
 
   /** Done here and not on the peer, and this host may not go on alone (yet). */
