@@ -609,9 +609,9 @@ export class VolumeIo {
     }
     this.#releaseActivity(write)
     this.release(write)
-    this.order.ended(write)
     this.volume.engine.connection.epochs.onCompletion(write.epoch)
     this.volume.engine.clientDone(write.id, undefined, undefined, !write.dataQueued && write.localError === undefined)
+    this.order.ended(write)
   }
 
   /** Failed on the own disk and not on the peer: an error, unless such writes are to wait until there are data again. */

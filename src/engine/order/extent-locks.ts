@@ -175,7 +175,10 @@ export class ExtentLocks {
   onRequest(extent: number): void {
     const lock = this.#locks.get(extent)
     if (lock === undefined) this.#host.sendLockGrant(extent, false)
-    else if (lock.state === 'mine') {
+    else if (lock.state === 'mine' && lock.shared && this.#host.coordinates) {
+      // The peer has forgotten that it is.
+      this.#host.sendLockGrant(extent, true)
+    } else if (lock.state === 'mine') {
       lock.wanted = true
       if (lock.shared) lock.holdUntilMs = 0
       this.#maybeClose(lock)
