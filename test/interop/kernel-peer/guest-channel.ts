@@ -54,7 +54,9 @@ export class GuestChannel {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         if (this.#waiting?.id === id)
-          this.#die(new Error(`no answer from the guest in ${timeoutMs + ANSWER_MARGIN_MS} ms: ${script.slice(0, 120)}`))
+          this.#die(
+            new Error(`no answer from the guest in ${timeoutMs + ANSWER_MARGIN_MS} ms: ${script.slice(0, 120)}`),
+          )
       }, timeoutMs + ANSWER_MARGIN_MS)
       this.#waiting = {
         id,

@@ -16,7 +16,15 @@ const IMAGE_VERSION = 1
 /** Loaded at boot, with what they depend on. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_net', 'virtio_blk', 'virtio_console', 'crc32c_generic', 'drbd']
 /** There for modprobe, and for the kernel's own requests of algorithms. */
-const EXTRA_MODULES = ['sha512_generic', 'md4', 'crct10dif_generic', 'crc32_generic', 'xxhash_generic', 'null_blk', 'configfs']
+const EXTRA_MODULES = [
+  'sha512_generic',
+  'md4',
+  'crct10dif_generic',
+  'crc32_generic',
+  'xxhash_generic',
+  'null_blk',
+  'configfs',
+]
 const DRBD_PROGRAMS = ['drbdadm', 'drbdmeta', 'drbdsetup']
 /** Programs of the 8.4 driver; drbdadm runs them from there. */
 const DRBD_84_PROGRAMS = ['/lib/drbd/drbdadm-84', '/lib/drbd/drbdsetup-84']
@@ -26,7 +34,21 @@ const RENAMED_PROGRAMS: readonly (readonly [name: string, nameInGuest: string])[
   ['blkdiscard', 'ublkdiscard'],
   ['fallocate', 'ufallocate'],
 ]
-const FOLDERS = ['bin', 'sbin', 'usr/bin', 'usr/sbin', 'dev', 'etc', 'proc', 'sys', 'tmp', 'run', 'root', 'var/lib', 'lib64']
+const FOLDERS = [
+  'bin',
+  'sbin',
+  'usr/bin',
+  'usr/sbin',
+  'dev',
+  'etc',
+  'proc',
+  'sys',
+  'tmp',
+  'run',
+  'root',
+  'var/lib',
+  'lib64',
+]
 
 /** There is no default route: the guest reaches the host's loopback as 10.0.2.2, and nothing else. */
 const INIT = `#!/bin/sh

@@ -8,7 +8,16 @@
 //                              not unpack it in emulation, which saves almost half of the boot
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { constants, gunzipSync } from 'node:zlib'
@@ -173,8 +182,7 @@ function unpackers(packed: Buffer): () => Buffer | undefined {
     case '28b52ffd':
       return () => filter('zstd', ['-dc', '-q'], body)
     default:
-      return () =>
-        packed[0] === 0x1f ? gunzipSync(body, { finishFlush: constants.Z_SYNC_FLUSH }) : undefined
+      return () => (packed[0] === 0x1f ? gunzipSync(body, { finishFlush: constants.Z_SYNC_FLUSH }) : undefined)
   }
 }
 

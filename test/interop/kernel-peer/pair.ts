@@ -15,8 +15,8 @@ import { scratchFolder } from '../../support/scratch.ts'
 import { CoprimeHost } from './coprime-host.ts'
 import { type ConfSections, coprimeConf, kernelConf, type Options } from './drbd-conf.ts'
 import { freePort, Guest } from './guest.ts'
-import { kernelPeerProblem } from './kernel-image.ts'
 import { KernelHost } from './kernel-host.ts'
+import { kernelPeerProblem } from './kernel-image.ts'
 import { Relay } from './relay.ts'
 
 export const MIB = 1024 * 1024
@@ -242,7 +242,9 @@ export class KernelPair {
 
   async checkLogs(): Promise<void> {
     const allowed = (line: string): boolean => this.#allowed.some((pattern) => pattern.test(line))
-    const kernel = (await this.guest.dmesg()).split('\n').filter((line) => KERNEL_COMPLAINTS.test(line) && !allowed(line))
+    const kernel = (await this.guest.dmesg())
+      .split('\n')
+      .filter((line) => KERNEL_COMPLAINTS.test(line) && !allowed(line))
     assert.deepEqual(kernel, [], 'complaints of the kernel')
     const coprime = this.coprime.log().filter(({ level, msg }) => /error|fatal/.test(level) && !allowed(msg))
     assert.deepEqual(coprime, [], 'complaints of coprime')
@@ -257,7 +259,10 @@ export class KernelPair {
   }
 
   async #releaseKernel(): Promise<void> {
-    const { code } = await this.guest.run('drbdadm disconnect --force r0; drbdadm secondary r0; drbdadm down r0', 20_000)
+    const { code } = await this.guest.run(
+      'drbdadm disconnect --force r0; drbdadm secondary r0; drbdadm down r0',
+      20_000,
+    )
     if (code === 0 && (await this.kernel.state()).connection === 'Unconfigured') return
     // A row before has left it in a state that it does not come out of.
     await this.guest.powerOff()
@@ -311,7 +316,10 @@ export function writeRange(path: string, offsetBytes: number, data: Uint8Array):
 const ROW_LIMIT_MS = 300_000
 
 /** A test file's rows, one after the other with one guest. Where there can be no guest they are skipped with the reason. */
-export function rows(title: string, add: (row: (name: string, run: (pair: KernelPair) => Promise<void>) => void) => void): void {
+export function rows(
+  title: string,
+  add: (row: (name: string, run: (pair: KernelPair) => Promise<void>) => void) => void,
+): void {
   const problem = kernelPeerProblem()
   // In CI nobody would see that rows are skipped.
   const skip = process.env['CI'] === undefined ? problem : false

@@ -18,14 +18,17 @@ export class Relay {
   readonly #pipes = new Set<Pipe>()
   readonly #delayMs: Record<Side, number> = { coprime: 0, kernel: 0 }
   readonly #stopped = new Set<Side>()
-  refusing = false
+  /** Sides whose connections are refused. */
+  readonly #refused = new Set<Side>()
   tamper: Tamper | undefined
   /** Bytes that each side has sent. */
   readonly sentBytes: Record<Side, number> = { coprime: 0, kernel: 0 }
 
   /** Where `from` has to connect to in order to reach `targetPort`. */
   async link(from: Side, targetPort: number): Promise<number> {
-    const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#accept(from, targetPort, socket))
+    const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) =>
+      this.#accept(from, targetPort, socket),
+    )
     this.#servers.push(server)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
@@ -55,9 +58,15 @@ export class Relay {
     this.#stopped.add(from)
   }
 
+  /** This side cannot connect any more; what it has stays. */
+  refuse(from: Side): void {
+    this.#refused.add(from)
+  }
+
   /** Connections are reset; new ones are refused until `heal`. */
   cut(): void {
-    this.refusing = true
+    this.refuse('coprime')
+    this.refuse('kernel')
     this.reset()
   }
 
@@ -67,7 +76,7 @@ export class Relay {
 
   /** Everything is as at the beginning; what stood still goes on. */
   heal(): void {
-    this.refusing = false
+    this.#refused.clear()
     this.tamper = undefined
     this.delay(0)
     this.#stopped.clear()
@@ -80,7 +89,7 @@ export class Relay {
   }
 
   #accept(from: Side, targetPort: number, socket: Socket): void {
-    if (this.refusing) {
+    if (this.#refused.has(from)) {
       socket.on('error', () => {})
       socket.resetAndDestroy()
       return
