@@ -18,6 +18,8 @@ const OWN_BYTES = 64 * KIB
 /** Gathered so much, it leaves without waiting for the end of the turn. */
 const EARLY_BYTES = 256 * KIB
 const WRITE_BYTES_MAX = MIB
+/** After a close, the peer has this long to take the last bytes. */
+const LINGER_MS = 1000
 
 /** Hands the socket its read buffers. Made before the socket, because Node.js wants it in the socket's constructor. */
 export class ReadBuffers {
@@ -125,10 +127,24 @@ export class TcpLink implements Link, TurnEndTask {
     if (this.#handler !== undefined && !this.#closed && !this.#ended) this.#resume()
   }
 
+  /**
+   * What was sent in this turn still leaves, if the socket takes it: the answer to a peer that disconnects is sent right
+   * before the stream is closed, and a kernel that does not get it waits in vain.
+   */
   close(): void {
+    if (this.#closed) return
     this.#closed = true
+    const mayLeave = this.#gatheredBytes > 0 && this.#writingBytes === 0 && !this.#ended
+    if (mayLeave) this.#write()
     this.#forgetQueue()
-    this.#socket.destroy()
+    if (mayLeave) this.#destroySoon()
+    else this.#socket.destroy()
+  }
+
+  #destroySoon(): void {
+    const timer = setTimeout(() => this.#socket.destroy(), LINGER_MS)
+    this.#socket.once('close', () => clearTimeout(timer))
+    this.#socket.destroySoon()
   }
 
   onTurnEnd(): void {

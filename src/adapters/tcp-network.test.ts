@@ -170,6 +170,29 @@ test('what is sent within one turn leaves in one call', async (context) => {
   assert.equal(link.queuedBytes, 0)
 })
 
+test('what was sent right before a close still arrives, and then the end', async (context) => {
+  let received = 0
+  const ended = new Promise<void>((resolve) => {
+    void listeningServer(context, (socket) => {
+      socket.on('data', (chunk) => {
+        received += chunk.length
+      })
+      socket.on('end', resolve)
+      socket.resume()
+    }).then(async (port) => {
+      const network = new TcpNetwork({ local: at(1), peer: at(port) })
+      const link = await new Promise<Link>((up, failed) => network.connect(1000, up, failed))
+      link.setHandler(handler({}))
+      link.send([new Uint8Array(24), new Uint8Array(100)])
+      link.close()
+      link.send([new Uint8Array(1)])
+      assert.equal(link.queuedBytes, 0)
+    })
+  })
+  await ended
+  assert.equal(received, 124)
+})
+
 test('a large backlog leaves piece by piece, so that queuedBytes follows', async (context) => {
   let received = 0
   const port = await listeningServer(context, (socket) => {

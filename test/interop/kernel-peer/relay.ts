@@ -18,7 +18,8 @@ export class Relay {
   readonly #pipes = new Set<Pipe>()
   readonly #delayMs: Record<Side, number> = { coprime: 0, kernel: 0 }
   readonly #stopped = new Set<Side>()
-  refusing = false
+  /** Sides whose connections are refused. */
+  readonly #refused = new Set<Side>()
   tamper: Tamper | undefined
   /** Bytes that each side has sent. */
   readonly sentBytes: Record<Side, number> = { coprime: 0, kernel: 0 }
@@ -57,9 +58,15 @@ export class Relay {
     this.#stopped.add(from)
   }
 
+  /** This side cannot connect any more; what it has stays. */
+  refuse(from: Side): void {
+    this.#refused.add(from)
+  }
+
   /** Connections are reset; new ones are refused until `heal`. */
   cut(): void {
-    this.refusing = true
+    this.refuse('coprime')
+    this.refuse('kernel')
     this.reset()
   }
 
@@ -69,7 +76,7 @@ export class Relay {
 
   /** Everything is as at the beginning; what stood still goes on. */
   heal(): void {
-    this.refusing = false
+    this.#refused.clear()
     this.tamper = undefined
     this.delay(0)
     this.#stopped.clear()
@@ -82,7 +89,7 @@ export class Relay {
   }
 
   #accept(from: Side, targetPort: number, socket: Socket): void {
-    if (this.refusing) {
+    if (this.#refused.has(from)) {
       socket.on('error', () => {})
       socket.resetAndDestroy()
       return
