@@ -184,7 +184,7 @@ function parseArguments(args: readonly string[]): Arguments | string {
     } else return `unknown argument ${arg}`
   }
   const numbers = new Map<string, number>()
-  for (const name of ['--seeds', '--first', '--seed', '--jobs', '--order']) {
+  for (const name of ['--seeds', '--first', '--seed', '--jobs']) {
     const text = values.get(name)
     if (text === undefined) continue
     const value = Number(text)
