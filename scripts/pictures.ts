@@ -59,7 +59,7 @@ async function draw(folder: string, file: string, more: readonly string[]): Prom
     await sleep(PAUSE_MS)
     const path = join(repositoryRoot, 'docs', 'pictures', `${file}.svg`)
     mkdirSync(join(repositoryRoot, 'docs', 'pictures'), { recursive: true })
-    writeFileSync(path, drawSequence(records.a, records.b, spans))
+    writeFileSync(path, drawSequence(`Packets of writes under ${file}`, records.a, records.b, spans))
     say(path)
     for (const client of Object.values(clients)) await client.disconnect()
   } finally {

@@ -27,6 +27,7 @@ const PIXELS_PER_MS = 3
 const IDLE_MS_MAX = 14
 
 export function drawSequence(
+  title: string,
   ofA: readonly PacketRecord[],
   ofB: readonly PacketRecord[],
   spans: readonly Span[],
@@ -39,6 +40,7 @@ export function drawSequence(
   const bottom = y(Number.POSITIVE_INFINITY) + 20
   const parts = [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${bottom + 10}" font-family="sans-serif" font-size="12">`,
+    `<title>${title}</title>`,
     `<rect width="100%" height="100%" fill="white"/>`,
     ...(['a', 'b'] as const).map((host) => {
       const x = host === 'a' ? LEFT : RIGHT
