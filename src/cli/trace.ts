@@ -1,7 +1,7 @@
-// `trace RESOURCE`: the packets between the two hosts, as they pass, each an arrow (runtime/packet-trace.ts).
+// `trace RESOURCE`: the packets between the two hosts, as they pass, each an arrow.
 
 import type { PacketEvent } from '../control/api.ts'
-import { PACKET_KINDS, type PacketKind, packetLine } from '../runtime/packet-trace.ts'
+import { PACKET_KINDS, packetLine } from '../control/packet-lines.ts'
 import { type Context, EXIT_CONFIG, EXIT_OK, EXIT_USAGE } from './context.ts'
 
 export interface TraceOptions {
@@ -9,13 +9,11 @@ export interface TraceOptions {
   readonly count?: string
 }
 
-const isKind = (word: string): word is PacketKind => (PACKET_KINDS as readonly string[]).includes(word)
-
 /** Ends when the reader has gone, after `count` packets, or with the daemon. */
 export async function runTrace(context: Context, name: string, options: TraceOptions): Promise<number> {
-  const kinds = new Set(options.kind ?? PACKET_KINDS.filter((kind) => kind !== 'ping'))
+  const kinds = new Set<string>(options.kind ?? PACKET_KINDS.filter((kind) => kind !== 'ping'))
   for (const kind of kinds) {
-    if (isKind(kind)) continue
+    if ((PACKET_KINDS as readonly string[]).includes(kind)) continue
     context.printError(`trace: no kind of packets is called ${kind}; there are ${PACKET_KINDS.join(', ')}`)
     return EXIT_USAGE
   }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { PACKETS, type Packet } from '../wire/drbd/packets.ts'
-import { kindOf, type PacketRecord, PacketTracer, packetLine } from './packet-trace.ts'
+import { kindOf, type PacketRecord, PacketTracer } from './packet-trace.ts'
 
 const HEAD = { volume: 0, sector: 8, blockIdHi: 0, blockIdLo: 12, sequence: 1, flags: 0 }
 const WRITE: Packet = { type: 'P_DATA', ...HEAD, digest: new Uint8Array(0), payload: new Uint8Array(4096) }
@@ -52,18 +52,6 @@ test('P_WRITE_NOW answers a write, and is answered', () => {
     records.map(({ latencyMs }) => latencyMs),
     [undefined, undefined, 1, 4, 4],
   )
-})
-
-test('lines: the own host stands on the left', () => {
-  const { tracer, records } = traced()
-  tracer.watch('sent', 'data', WRITE, 100)
-  tracer.watch('received', 'meta', ack(12), 100.5)
-  tracer.watch('sent', 'data', { ...WRITE, payload: new Uint8Array(0) }, 101)
-  const lines = records.map((record) => packetLine(record, 100, 'a', 'b'))
-  assert.match(lines[0] ?? '', /^ {7}0\.000 ms {2}data {2}a \|── P_DATA 8\+8 #12 ─+▶\| b$/)
-  assert.match(lines[1] ?? '', /^ {7}0\.500 ms {2}meta {2}a \|◀─+ P_WRITE_ACK 8\+8 #12 ──\| b {2}0\.500 ms$/)
-  assert.match(lines[2] ?? '', /P_DATA flush #12/)
-  assert.equal(new Set(lines.map((line) => line.indexOf('| b'))).size, 1, 'arrows of one length')
 })
 
 test('every packet of the protocol has a kind; only the handshake has that one', () => {

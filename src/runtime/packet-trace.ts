@@ -1,8 +1,5 @@
-// What passes between the two hosts, for people: each packet becomes one record, and one line with an arrow. Made only
-// while somebody watches (`Replica.watchPackets`).
-//
-//      0.412 ms  data  a |── P_DATA 8+8 #12 ───────────▶| b
-//      0.968 ms  meta  a |◀────── P_WRITE_ACK 8+8 #12 ──| b   0.556 ms
+// What passes between the two hosts, for people: each packet becomes one record, made only while somebody watches
+// (`Replica.watchPackets`). control/packet-lines.ts makes lines of them.
 
 import type { Packet } from '../wire/drbd/packets.ts'
 
@@ -10,8 +7,7 @@ export type Direction = 'sent' | 'received'
 export type Stream = 'data' | 'meta'
 export type PacketWatcher = (direction: Direction, stream: Stream, packet: Packet, nowMs: number) => void
 
-export const PACKET_KINDS = ['write', 'read', 'order', 'barrier', 'resync', 'state', 'handshake', 'ping'] as const
-export type PacketKind = (typeof PACKET_KINDS)[number]
+export type PacketKind = 'write' | 'read' | 'order' | 'barrier' | 'resync' | 'state' | 'handshake' | 'ping'
 
 export interface PacketRecord {
   /** Milliseconds; since 1970 if a daemon tells it. */
@@ -127,27 +123,4 @@ export class PacketTracer {
     if (type === 'P_WRITE_NOW') this.#openRequests.set(`${direction} ${about}`, nowMs)
     return requestedMs === undefined ? undefined : nowMs - requestedMs
   }
-}
-
-const ARROW_CHARACTERS = 46
-
-/** `startMs`: what counts as 0. `own` and `peer`: names of the hosts, the own one stands on the left. */
-export function packetLine(record: PacketRecord, startMs: number, own: string, peer: string): string {
-  const time = (record.atMs - startMs).toFixed(3).padStart(12)
-  const label = ` ${packetText(record)} `
-  const dashes = '─'.repeat(Math.max(2, ARROW_CHARACTERS - label.length - 2))
-  const arrow = record.direction === 'sent' ? `──${label}${dashes}▶` : `◀${dashes}${label}──`
-  const latency = record.latencyMs === undefined ? '' : `  ${record.latencyMs.toFixed(3)} ms`
-  return `${time} ms  ${record.stream}  ${own} |${arrow}| ${peer}${latency}`
-}
-
-/** `P_DATA 8+8 #12`: sector and sectors, block id. */
-export function packetText({ type, volume, sector, sizeBytes, id }: PacketRecord): string {
-  const words = [type]
-  if (volume > 0) words.push(`vol${volume}`)
-  if (type === 'P_DATA' && sizeBytes === 0) words.push('flush')
-  else if (sector !== undefined) words.push(sizeBytes === undefined ? `${sector}` : `${sector}+${sizeBytes / 512}`)
-  else if (sizeBytes !== undefined && sizeBytes > 0) words.push(`${sizeBytes} bytes`)
-  if (id !== undefined) words.push(`#${id}`)
-  return words.join(' ')
 }
