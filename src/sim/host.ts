@@ -63,6 +63,7 @@ interface Process {
   awaitsAdmission: boolean
 }
 
+const CLAIM_RETRY_US = 1000
 const OPEN_DEVICES_US_MAX = 3_000
 const PROMOTE_RETRY_US_MIN = 100_000
 const PROMOTE_RETRY_US_MAX = 500_000
@@ -139,11 +140,17 @@ export class SimHost {
       handlers: handlerPort,
       buffers: new PoisoningPool(),
       openDevices: (_volume, done) => {
-        scheduler.after(prng.intInclusive(0, OPEN_DEVICES_US_MAX), `${this.name} devices opened`, () => {
+        const open = (): void => {
           if (!life.alive) return
+          // As the daemon's disks: one that was closed with operations in its queue keeps its claim until they are done.
+          if (this.device.queuedOperations > 0) {
+            scheduler.after(CLAIM_RETRY_US, `${this.name} waits for its disk`, open)
+            return
+          }
           const disk = this.device.open(life)
           done(undefined, { data: disk, meta: disk, metaIndex: 'internal' })
-        })
+        }
+        scheduler.after(prng.intInclusive(0, OPEN_DEVICES_US_MAX), `${this.name} devices opened`, open)
       },
       log: (level, message) => scheduler.note(`${this.name} ${level}: ${message}`),
       onStatusChange: () => {
