@@ -76,6 +76,8 @@ export class Engine {
   /** How often a Primary has lost its peer, and for which of these the running handler was started. */
   #losses = 0
   #lossFenced = 0
+  /** So that two commands that are tried again at once have a timer each. */
+  #promotions = 0
   readonly #afterFencing: (() => void)[] = []
   /** A demotion waits for the volumes to be quiet. */
   #demotion: ((result: AdminResult) => void) | undefined
@@ -427,8 +429,10 @@ export class Engine {
       done(stateResult(code))
       return
     }
-    this.timers.set('promote', this.nowMs + PROMOTE_RETRY_MS + (this.entropy.u32() % PROMOTE_RETRY_MS), () =>
-      this.#promote(force, triesLeft - 1, fenced, done),
+    this.timers.set(
+      `promote-${++this.#promotions}`,
+      this.nowMs + PROMOTE_RETRY_MS + (this.entropy.u32() % PROMOTE_RETRY_MS),
+      () => this.#promote(force, triesLeft - 1, fenced, done),
     )
   }
 
@@ -489,16 +493,25 @@ export class Engine {
     if (done === undefined || !this.volumes.every((volume) => volume.io.quiet)) return
     this.#demotion = undefined
     let open = this.volumes.length
+    const written = (): void => {
+      if (--open > 0) return
+      // A request may have come meanwhile: a write of a Secondary would be in no activity log.
+      if (this.volumes.every((volume) => volume.io.quiet)) this.#becomeSecondary(done)
+      else this.#demotion = done
+    }
+    for (const { bitmap, store } of this.volumes) {
+      if (bitmap !== undefined && store !== undefined) store.writeBitmap(bitmap, 'changed', written)
+      else written()
+    }
+  }
+
+  #becomeSecondary(done: (result: AdminResult) => void): void {
+    let open = this.volumes.length
     for (const volume of this.volumes) {
-      const finish = (): void => {
-        volume.change({ role: R_SECONDARY }, 'demotion')
-        volume.saveBeforeGoingOn(() => {
-          if (--open === 0) done(OK)
-        })
-      }
-      if (volume.bitmap !== undefined && volume.store !== undefined)
-        volume.store.writeBitmap(volume.bitmap, 'changed', finish)
-      else finish()
+      volume.change({ role: R_SECONDARY }, 'demotion')
+      volume.saveBeforeGoingOn(() => {
+        if (--open === 0) done(OK)
+      })
     }
   }
 

@@ -58,6 +58,8 @@ export class VolumeIo {
   #held: (LocalRead | LocalWrite | FlushRequest)[] = []
   /** Complete here, not on the peer, and not yet allowed to be answered. */
   #parked: (LocalWrite | FlushRequest)[] = []
+  /** Writes that wait until their extents are hot, before anything else. */
+  readonly #awaitingLog = new Set<LocalWrite>()
   /** Active writes that have to be sent (again) as soon as nothing is in their way. */
   #restarts: LocalWrite[] = []
   /**
@@ -66,6 +68,8 @@ export class VolumeIo {
    */
   readonly #inDoubt = new Map<number, LocalWrite>()
   #nextCookie = 1
+  /** Active requests of clients of this host. */
+  #ownActive = 0
   pumpNeeded = false
   /** When the application last asked for something, for the resync that yields to it. */
   lastRequestMs = Number.NEGATIVE_INFINITY
@@ -138,13 +142,14 @@ export class VolumeIo {
     }
   }
 
+  /** No request of a client is in progress. */
   get quiet(): boolean {
     return (
-      this.active.size === 0 &&
+      this.#ownActive === 0 &&
+      this.#awaitingLog.size === 0 &&
       this.#held.length === 0 &&
       this.#waiting.length === 0 &&
       this.#parked.length === 0 &&
-      this.order.waiting === 0 &&
       this.flushes.quiet
     )
   }
@@ -155,26 +160,19 @@ export class VolumeIo {
   }
 
   #admit(write: LocalWrite): void {
-    if (this.order.admit(write)) this.enter(write)
-  }
-
-  /** The order lets the write go on; one that is active already is started again. */
-  enter(write: LocalWrite): void {
-    if (write.active) {
-      this.#restarts.push(write)
-      this.pumpNeeded = true
-      return
-    }
     const activity = this.volume.activity
-    if (activity === undefined || activity.acquire(write)) {
+    // Who waits for a lock of the peer must not hold log slots that writes of a diskless peer need.
+    if (this.order.usesLocks) this.enqueueLocal(write)
+    else if (activity === undefined || activity.acquire(write)) {
       write.activity = activity
       this.enqueueLocal(write)
-    }
+    } else this.#awaitingLog.add(write)
   }
 
   // ---- waiting for what overlaps ---------------------------------------------------------------------------------------
 
   enqueueLocal(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): void {
+    if (this.#awaitingLog.size > 0 && request.kind === 'local-write') this.#awaitingLog.delete(request)
     if (this.#waiting.length === 0 && !this.#blocked(request)) this.#start(request)
     else if (this.#waiting.length > 0 && !this.#behind(request, this.#waiting.length) && !this.#blocked(request))
       this.#start(request)
@@ -185,6 +183,7 @@ export class VolumeIo {
     if (!request.active) return
     request.active = false
     this.active.remove(request)
+    if (request.kind === 'local-read' || request.kind === 'local-write') this.#ownActive--
     this.pumpNeeded = true
   }
 
@@ -192,6 +191,7 @@ export class VolumeIo {
     assert(!request.active, 'a request is activated once')
     request.active = true
     this.active.insert(request)
+    if (request.kind === 'local-read' || request.kind === 'local-write') this.#ownActive++
   }
 
   /** Starts what waited for requests that have ended since. The peer's writes go first, then restarts, then the queue. */
@@ -201,7 +201,7 @@ export class VolumeIo {
     this.asked.pump()
     for (const write of this.#restarts.splice(0)) {
       if (this.volume.holdsWrites || this.#blocked(write)) this.#restarts.push(write)
-      else if (this.order.admit(write)) this.#startWrite(write)
+      else this.#begin(write)
     }
     if (this.#waiting.length === 0) return
     const waiting = this.#waiting
@@ -242,7 +242,7 @@ export class VolumeIo {
       case 'local-write':
         this.activate(request)
         if (this.volume.holdsWrites) this.#restarts.push(request)
-        else if (this.order.admit(request)) this.#startWrite(request)
+        else this.#begin(request)
         break
       case 'peer-read':
         this.activate(request)
@@ -333,11 +333,34 @@ export class VolumeIo {
 
   // ---- writes ----------------------------------------------------------------------------------------------------------
 
+  /** Last the lock, if the order has some: who has it waits for nothing that depends on the peer. */
+  #begin(write: LocalWrite): void {
+    if (this.order.admit(write)) this.#startHot(write)
+  }
+
+  /** A disk that was attached since the write came has a log of its own, in which its extents have to be hot as well. */
+  #startHot(write: LocalWrite): void {
+    const { activity } = this.volume
+    if (write.activity !== activity) {
+      this.#releaseActivity(write)
+      if (activity !== undefined && !activity.acquire(write)) return
+      write.activity = activity
+    }
+    this.#startWrite(write)
+  }
+
+  /** Its extents are hot now. */
+  restart(write: LocalWrite): void {
+    this.#restarts.push(write)
+    this.pumpNeeded = true
+  }
+
   /** Disk and peer, at once. The request is active and nothing that overlaps is in its way. */
   #startWrite(write: LocalWrite): void {
     const volume = this.volume
     const engine = volume.engine
     write.startedAtMs = engine.nowMs
+    write.started = true
     write.postponed = false
     write.onPeer = false
     write.maySetInSync = false
@@ -533,6 +556,7 @@ export class VolumeIo {
   }
 
   failWrite(write: LocalWrite, error: DiskError): void {
+    this.#awaitingLog.delete(write)
     this.#releaseActivity(write)
     this.order.ended(write)
     this.release(write)
