@@ -612,10 +612,9 @@ export class VolumeIo {
   #maybeWriteAlone(write: LocalWrite): void {
     const { volume } = this
     if (volume.mayCompleteAlone) {
-      write.here = 'free'
       write.onPeer = false
       volume.markOutOfSync(write.sector, write.sectors)
-      this.#writeDisk(write)
+      this.asked.order(write)
     } else this.#completeLater(write)
   }
 
@@ -633,6 +632,8 @@ export class VolumeIo {
     this.pumpNeeded = true
     this.peer.onPeerLost()
     this.order.onPeerLost()
+    // Bits that are set now, because the peer is lost, are not cleared by what was so before.
+    for (const request of this.active) if (request.kind === 'local-write') request.maySetInSync = false
     const left = this.asked.onPeerLost()
     this.resync.onPeerLost()
     this.#waiting = this.#waiting.filter((request) => request.kind === 'local-read' || request.kind === 'local-write')
