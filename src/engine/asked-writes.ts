@@ -35,12 +35,17 @@ export class AskedWrites {
   onWriteNow({ blockIdLo, sector, nowFlags }: PacketOf<'P_WRITE_NOW'>): boolean {
     const write = this.#open.get(blockIdLo)
     if (write === undefined || write.here !== 'asked' || write.sector !== sector) return false
+    write.confirms = (nowFlags & NF_ALONE) === 0
+    this.order(write)
+    return (nowFlags & NF_WRITTEN) === 0 || this.#io.onWriteAck('written', blockIdLo, sector)
+  }
+
+  /** The write is written here now, behind all that was received so far. */
+  order(write: LocalWrite): void {
     write.here = 'ordered'
     write.orderedAt = this.#io.peer.nextPosition()
-    write.confirms = (nowFlags & NF_ALONE) === 0
     this.#ordered.push(write)
     this.pump()
-    return (nowFlags & NF_WRITTEN) === 0 || this.#io.onWriteAck('written', blockIdLo, sector)
   }
 
   /** Starts what waits no more for earlier writes, oldest first. */

@@ -75,6 +75,8 @@ export class Engine {
   /** How often a Primary has lost its peer, and for which of these the running handler was started. */
   #losses = 0
   #lossFenced = 0
+  /** So that two commands that are tried again at once have a timer each. */
+  #promotions = 0
   readonly #afterFencing: (() => void)[] = []
   /** A demotion waits for the volumes to be quiet. */
   #demotion: ((result: AdminResult) => void) | undefined
@@ -430,8 +432,10 @@ export class Engine {
       done(stateResult(code))
       return
     }
-    this.timers.set('promote', this.nowMs + PROMOTE_RETRY_MS + (this.entropy.u32() % PROMOTE_RETRY_MS), () =>
-      this.#promote(force, triesLeft - 1, fenced, done),
+    this.timers.set(
+      `promote-${++this.#promotions}`,
+      this.nowMs + PROMOTE_RETRY_MS + (this.entropy.u32() % PROMOTE_RETRY_MS),
+      () => this.#promote(force, triesLeft - 1, fenced, done),
     )
   }
 

@@ -33,19 +33,29 @@ const ROWS: readonly (readonly [string, Request, readonly Starting[]])[] = [
   ['a read that the peer answers', localRead({ remote: true }), []],
   [
     'a write at the own disk',
-    localWrite({ localPending: true, peerPending: true }),
+    localWrite({ started: true, localPending: true, peerPending: true }),
     ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write'],
   ],
   [
     'a write that is complete here, not on the peer',
-    localWrite({ peerPending: true }),
+    localWrite({ started: true, peerPending: true }),
     ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write'],
+  ],
+  [
+    'a write that was not begun, because it waits for a lock',
+    localWrite(),
+    ['local-write', 'resync-request', 'resync-write'],
   ],
   ['a write of the peer that waits', peerWrite(), ['local-read', 'peer-read', 'local-write']],
   [
     'a write of the peer at the disk',
     peerWrite({ submitted: true }),
     ['local-read', 'peer-read', 'local-write', 'peer-write', 'resync-write'],
+  ],
+  [
+    'one that asked first, applied here and not known to be on the peer',
+    peerWrite({ submitted: true, applied: true }),
+    ['local-read', 'peer-read'],
   ],
   ['a read for the peer', peerRead(), ['local-write', 'peer-write', 'resync-write']],
   ['a resync request without an answer', resync(), ['local-write', 'resync-request']],
@@ -71,7 +81,7 @@ describe('mustWait', () => {
   })
 
   it('without the read rule a read waits for the disk only', () => {
-    assert.equal(mustWait('local-read', localWrite({ peerPending: true }), false), false)
-    assert.equal(mustWait('local-read', localWrite({ localPending: true }), false), true)
+    assert.equal(mustWait('local-read', localWrite({ started: true, peerPending: true }), false), false)
+    assert.equal(mustWait('local-read', localWrite({ started: true, localPending: true }), false), true)
   })
 })

@@ -64,6 +64,8 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   /** The block id by which the peer's acknowledgements name it; new at every (re)start. */
   cookie = 0
   startedAtMs = 0
+  /** It was handed to a disk or the peer, now or before a link was lost. */
+  started = false
   epoch: SentEpoch | undefined
   /** The log that holds references on its extents. */
   activity: ActivityLog | undefined
@@ -268,7 +270,8 @@ export function mustWait(starting: Request['kind'] | 'resync-write', present: Re
   switch (starting) {
     case 'local-read':
     case 'peer-read':
-      if (present.kind === 'local-write') return readRule || present.localPending
+      // What never began is seen nowhere. It may wait for a lock that the peer gives only after this very read.
+      if (present.kind === 'local-write') return present.started && (readRule || present.localPending)
       return present.kind === 'peer-write' || (present.kind === 'resync-request' && present.answered)
     case 'local-write':
       if (present.kind === 'local-read') return !present.remote

@@ -69,6 +69,8 @@ export class VolumeIo {
   /** Were in doubt, are sent again, and not done yet. */
   readonly #resent = new Set<LocalWrite>()
   #nextCookie = 1
+  /** Active requests of clients of this host. */
+  #ownActive = 0
   pumpNeeded = false
   /** When the application last asked for something, for the resync that yields to it. */
   lastRequestMs = Number.NEGATIVE_INFINITY
@@ -141,14 +143,14 @@ export class VolumeIo {
     }
   }
 
+  /** No request of a client is in progress. */
   get quiet(): boolean {
     return (
-      this.active.size === 0 &&
+      this.#ownActive === 0 &&
       this.#held.length === 0 &&
       this.#waiting.length === 0 &&
       this.#parked.length === 0 &&
       (this.volume.activity?.quiet ?? true) &&
-      this.order.waiting === 0 &&
       this.flushes.quiet
     )
   }
@@ -159,18 +161,9 @@ export class VolumeIo {
   }
 
   #admit(write: LocalWrite): void {
-    if (this.order.admit(write)) this.enter(write)
-  }
-
-  /** The order lets the write go on; one that is active already is started again. */
-  enter(write: LocalWrite): void {
-    if (write.active) {
-      this.#restarts.push(write)
-      this.pumpNeeded = true
-      return
-    }
     const activity = this.volume.activity
-    if (activity === undefined || activity.acquire(write)) {
+    if (this.order.usesLocks) this.enqueueLocal(write)
+    else if (activity === undefined || activity.acquire(write)) {
       write.activity = activity
       this.enqueueLocal(write)
     }
@@ -179,7 +172,7 @@ export class VolumeIo {
   /** The log has the write's extents. */
   onActivityGranted(write: LocalWrite): void {
     write.activity = this.volume.activity
-    if (write.active) this.#restart(write)
+    if (write.active) this.restart(write)
     else this.enqueueLocal(write)
   }
 
@@ -196,6 +189,7 @@ export class VolumeIo {
     if (!request.active) return
     request.active = false
     this.active.remove(request)
+    if (request.kind === 'local-read' || request.kind === 'local-write') this.#ownActive--
     this.pumpNeeded = true
   }
 
@@ -203,6 +197,7 @@ export class VolumeIo {
     assert(!request.active, 'a request is activated once')
     request.active = true
     this.active.insert(request)
+    if (request.kind === 'local-read' || request.kind === 'local-write') this.#ownActive++
   }
 
   /** Starts what waited for requests that have ended since. The peer's writes go first, then restarts, then the queue. */
@@ -266,8 +261,9 @@ export class VolumeIo {
   }
 
   /**
-   * An active write with nothing in its way. If the disk changed since it was admitted, the log of the new one comes first;
-   * it stays active meanwhile: it may have been executed before, and nobody may see that twice.
+   * An active write with nothing in its way. First the lock, if the order has some, then the log, also that of a disk that
+   * was attached since the write came: who waits for a lock of the peer must not hold log slots that writes of a diskless
+   * peer need. It stays active meanwhile: it may have been executed before, and nobody may see that twice.
    */
   #startOrHold(write: LocalWrite): void {
     const { activity, holdsWrites } = this.volume
@@ -275,12 +271,13 @@ export class VolumeIo {
       this.#restarts.push(write)
       return
     }
+    if (!this.order.admit(write)) return
     if (write.activity !== activity) {
       this.#releaseActivity(write)
       if (activity !== undefined && !activity.acquire(write)) return
       write.activity = activity
     }
-    if (this.order.admit(write)) this.#startWrite(write)
+    this.#startWrite(write)
   }
 
   // ---- reads -----------------------------------------------------------------------------------------------------------
@@ -363,7 +360,7 @@ export class VolumeIo {
 
   // ---- writes ----------------------------------------------------------------------------------------------------------
 
-  #restart(write: LocalWrite): void {
+  restart(write: LocalWrite): void {
     this.#restarts.push(write)
     this.pumpNeeded = true
   }
@@ -373,6 +370,7 @@ export class VolumeIo {
     const volume = this.volume
     const engine = volume.engine
     write.startedAtMs = engine.nowMs
+    write.started = true
     write.postponed = false
     write.onPeer = false
     write.maySetInSync = false
@@ -598,7 +596,7 @@ export class VolumeIo {
     }
     if (!write.onPeer && write.writtenTo !== this.volume.store) {
       // It went to the peer alone, and the disk that this host goes on with was attached later: the peer takes it nowhere.
-      this.#restart(write)
+      this.restart(write)
       return
     }
     write.completed = true
@@ -619,7 +617,7 @@ export class VolumeIo {
     const { volume } = this
     if (volume.engine.settings.onNoDataAccessible === 'suspend-io' && volume.dataAccessible) {
       if (volume.suspended || this.#inDoubt.has(write.cookie)) this.#parked.push(write)
-      else this.#restart(write)
+      else this.restart(write)
       return
     }
     write.completed = true
@@ -645,10 +643,9 @@ export class VolumeIo {
   #maybeWriteAlone(write: LocalWrite): void {
     const { volume } = this
     if (volume.mayCompleteAlone) {
-      write.here = 'free'
       write.onPeer = false
       volume.markOutOfSync(write.sector, write.sectors)
-      this.#writeDisk(write)
+      this.asked.order(write)
     } else this.#completeLater(write)
   }
 
@@ -666,6 +663,8 @@ export class VolumeIo {
     this.pumpNeeded = true
     this.peer.onPeerLost()
     this.order.onPeerLost()
+    // Bits that are set now, because the peer is lost, are not cleared by what was so before.
+    for (const request of this.active) if (request.kind === 'local-write') request.maySetInSync = false
     const left = this.asked.onPeerLost()
     this.resync.onPeerLost()
     this.#waiting = this.#waiting.filter((request) => request.kind === 'local-read' || request.kind === 'local-write')

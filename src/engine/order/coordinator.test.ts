@@ -344,6 +344,28 @@ describe('the link is lost and comes back before anybody goes on', () => {
     })
   }
 
+  it('the other host is the source: it writes alone behind a write of the lost connection that is still at its disk', () => {
+    const pair = twoPrimaries(AT_ONCE)
+    const { a, b, network } = pair
+    network.hold = from(b, 'data')
+    const second = b.write(12, sectorsOf(8, 2))
+    b.hold = isDataWrite
+    const first = a.write(8, sectorsOf(8, 1))
+    network.run()
+    b.job('disk.write 8+8')
+    network.hold = () => false
+    reconnect(pair, 'b')
+    assert.deepEqual(
+      b.jobs.map(({ text }) => text),
+      ['disk.write 8+8'],
+      'not beside it',
+    )
+    endsWith(pair, 16, sectorsOf(4, 2), [
+      [a, first],
+      [b, second],
+    ])
+  })
+
   it('the acknowledgement came, P_WRITE_NOW did not: no question is needed', () => {
     const pair = twoPrimaries(AT_ONCE)
     const { a, b, network } = pair

@@ -48,7 +48,7 @@ function hostOf(volume: Volume): OrderHost {
     get isTarget() {
       return volume.isTarget
     },
-    enter: (write) => volume.io.enter(write),
+    restart: (write) => volume.io.restart(write),
     sendLockRequest: (extent) => engine.connection.sendData({ type: 'P_LOCK_EXTENT', volume: number, extent }),
     sendLockGrant: (extent, shared) =>
       engine.connection.sendData({

@@ -8,7 +8,7 @@
 // Both packets go in the data stream, so a request that arrives while ours is under way has crossed it: the holder of the
 // resolve-conflicts flag wins and grants later, the other one grants at once and stays in line.
 //
-// A write *uses* its extents from its admission to its end. It keeps an extent only when it has all lower ones (so nobody
+// A write *uses* its extents from its beginning to its end: what waits for anything else uses none. It keeps an extent only when it has all lower ones (so nobody
 // can wait in a circle), and asks for all that are missing at once.
 
 import { assert } from '../../base/assert.ts'
@@ -67,10 +67,6 @@ export class ExtentLocks {
     this.#locksMax = parts.extentsMax
   }
 
-  get waiting(): number {
-    return this.#waiters.length
-  }
-
   holds(write: LocalWrite): boolean {
     return write.lockGeneration === this.#generation
   }
@@ -89,18 +85,15 @@ export class ExtentLocks {
 
   // ---- own writes ------------------------------------------------------------------------------------------------------
 
-  /** True: the write uses all its extents now. False: it waits, and enters through the host. */
+  /** True: the write uses all its extents now. False: it waits, and the host starts it again when it has them. */
   take(write: LocalWrite): boolean {
     const next = this.#keep(write, this.firstExtent(write))
     if (next > this.lastExtent(write)) {
       write.lockGeneration = this.#generation
       return true
     }
-    // Waiting already: one that was frozen is started again whenever something changes.
-    if (!this.#waiters.some((waiter) => waiter.write === write)) {
-      this.#waiters.push({ write, next })
-      this.#requestMissing(write, next)
-    } else this.#giveBack(this.firstExtent(write), next)
+    this.#waiters.push({ write, next })
+    this.#requestMissing(write, next)
     return false
   }
 
@@ -162,7 +155,7 @@ export class ExtentLocks {
       waiter.next = this.#keep(waiter.write, waiter.next)
       if (waiter.next > this.lastExtent(waiter.write)) {
         waiter.write.lockGeneration = this.#generation
-        this.#host.enter(waiter.write)
+        this.#host.restart(waiter.write)
       } else {
         this.#waiters.push(waiter)
         this.#requestMissing(waiter.write, waiter.next)
@@ -248,7 +241,7 @@ export class ExtentLocks {
   onPeerLost(): void {
     this.#locks.clear()
     this.#generation++
-    for (const { write } of this.#waiters.splice(0)) this.#host.enter(write)
+    for (const { write } of this.#waiters.splice(0)) this.#host.restart(write)
   }
 
   /** Forgets the least recently used locks that are not in use: nobody needs to be told. */

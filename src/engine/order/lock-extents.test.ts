@@ -85,7 +85,7 @@ describe('packets', () => {
     pair.b.hold = isDataWrite
     const first = pair.a.write(8, sectorsOf(8, 1))
     pair.network.run()
-    const wanting = pair.b.write(8, sectorsOf(8, 2))
+    const wanting = pair.b.write(32, sectorsOf(8, 2))
     pair.network.run()
     pair.take()
     const late = pair.a.write(16, sectorsOf(8, 3))
@@ -98,10 +98,10 @@ describe('packets', () => {
       `client.done ${first}`,
       'P_LOCK_EXTENT_ACK',
       'P_LOCK_EXTENT',
-      'disk.write 8+8',
+      'disk.write 32+8',
       'P_WRITE_ACK',
     ])
-    endsWith(pair, 8, new Uint8Array([...sectorsOf(8, 2), ...sectorsOf(8, 3)]), [
+    endsWith(pair, 8, new Uint8Array([...sectorsOf(8, 1), ...sectorsOf(8, 3)]), [
       [pair.a, first],
       [pair.b, wanting],
       [pair.a, late],

@@ -21,8 +21,8 @@ export class LockExtents extends SimpleOrder implements WriteOrder {
     this.locks = new ExtentLocks(host, { counters: this.counters, policy, extentBytes, extentsMax })
   }
 
-  override get waiting(): number {
-    return this.locks.waiting
+  override get usesLocks(): boolean {
+    return true
   }
 
   override admit(write: LocalWrite): boolean {

@@ -2,7 +2,7 @@
 // the engine does not know which one it is. One file each: arbitration.ts, coordinator.ts, lock-extents.ts, auto.ts. One
 // object for each volume.
 //
-//   own write:    admit ──▶ (activity log, waits for what overlaps) ──▶ asksFirst, sent ──▶ both disks ──▶ ended
+//   own write:    (waits for what overlaps) ──▶ admit ──▶ asksFirst, sent ──▶ both disks ──▶ ended
 //   peer's write: received ──▶ judge, until `apply` ──▶ own disk ──▶ acknowledged
 
 import type { OrderName } from '../../runtime/api.ts'
@@ -20,10 +20,10 @@ export type Verdict = 'apply' | 'wait' | 'superseded' | 'retry' | 'forbidden'
 
 export interface WriteOrder {
   readonly name: OrderName
-  /** Own writes that were not admitted yet. */
-  readonly waiting: number
+  /** `admit` may take a while. */
+  readonly usesLocks: boolean
   readonly counters: OrderCounters
-  /** Whether an own write may go on; if not it is kept here, and goes on through `OrderHost.enter` when it may. */
+  /** Whether an own write may begin now; if not it is kept here, and asked for again through `OrderHost.restart`. */
   admit(write: LocalWrite): boolean
   /** Whether a write that is about to be sent is written here only when the peer says so (asked-writes.ts). */
   asksFirst(write: LocalWrite): boolean
@@ -60,7 +60,7 @@ export interface OrderHost {
   readonly coordinates: boolean
   /** This host takes over the peer's data. */
   readonly isTarget: boolean
-  enter(write: LocalWrite): void
+  restart(write: LocalWrite): void
   sendLockRequest(extent: number): void
   sendLockGrant(extent: number, shared: boolean): void
   /** Calls `onTime` at that time; a later call replaces an earlier one. */
@@ -102,8 +102,8 @@ export class UnorderedWrites {
 export abstract class SimpleOrder {
   readonly counters: OrderCounters = { lockRequests: 0, lockHandovers: 0, orderSwitches: 0 }
 
-  get waiting(): number {
-    return 0
+  get usesLocks(): boolean {
+    return false
   }
 
   admit(_write: LocalWrite): boolean {
