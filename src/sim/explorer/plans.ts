@@ -86,7 +86,8 @@ export const plans: ReadonlyMap<string, NamedPlan> = new Map(
       { name: `two-writes-${ranges}-read-a`, plan: [write('a', a), write('b', b), read('a', ALL)], short: false },
       { name: `two-writes-${ranges}-read-b`, plan: [write('a', a), write('b', b), read('b', ALL)], short: false },
       // One client that looks on both hosts, one after the other.
-      { name: `write-${ranges}-read-both`, plan: [write('a', a), read('b', ALL), read('a', ALL, [1])], short: false },
+      { name: `write-${ranges}-read-b-a`, plan: [write('a', a), read('b', ALL), read('a', ALL, [1])], short: true },
+      { name: `write-${ranges}-read-a-b`, plan: [write('a', a), read('a', ALL), read('b', ALL, [1])], short: true },
       // The second write of host a comes when its first one is answered; and both at once.
       { name: `three-writes-${ranges}`, plan: [write('a', a), write('b', b), write('a', a, [0])], short: false },
       { name: `three-writes-${ranges}-at-once`, plan: [write('a', a), write('b', b), write('a', b)], short: false },
