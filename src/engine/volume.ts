@@ -62,6 +62,7 @@ import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
+import { describeChange, lostPeerData, sameState } from './state-change.ts'
 import { sanitize } from './state-rules.ts'
 import { VolumeIo } from './volume-io.ts'
 
@@ -625,7 +626,7 @@ export class Volume implements MetadataHost, ActivityHost {
     if (sameState(old, next)) return
     const oldReplicates = this.replicates
     this.state = next
-    this.engine.log('debug', `${describe(old, next)} (${reason})`, this.number)
+    this.engine.log('debug', `${describeChange(old, next)} (${reason})`, this.number)
     if (oldReplicates !== this.replicates) this.engine.connection.epochs.close()
     if (old.conn !== next.conn) this.connSinceMs = this.engine.nowMs
     if (next.peer === R_PRIMARY && next.pdsk < D_INCONSISTENT) this.#keepsLog = true
@@ -882,38 +883,3 @@ export const FENCING_NUMBER = { 'dont-care': 0, 'resource-only': 1, 'resource-an
 
 export const isSyncing = (conn: number): boolean =>
   conn === C_SYNC_SOURCE || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_S || conn === C_PAUSED_SYNC_T
-
-/** The peer's data are no longer there for us (wire-protocol.md 5.2). */
-function lostPeerData(old: number, next: number): boolean {
-  const had = old >= D_INCONSISTENT && old !== D_UNKNOWN && old !== D_OUTDATED
-  const has = next >= D_INCONSISTENT && next !== D_UNKNOWN && next !== D_OUTDATED
-  if (had && !has) return true
-  return old === D_UNKNOWN && (next === D_DISKLESS || next === D_FAILED || next === D_OUTDATED)
-}
-
-function sameState(a: StateWord, b: StateWord): boolean {
-  return (
-    a.role === b.role &&
-    a.peer === b.peer &&
-    a.conn === b.conn &&
-    a.disk === b.disk &&
-    a.pdsk === b.pdsk &&
-    a.susp === b.susp &&
-    a.aftrIsp === b.aftrIsp &&
-    a.peerIsp === b.peerIsp &&
-    a.userIsp === b.userIsp &&
-    a.suspNod === b.suspNod &&
-    a.suspFen === b.suspFen
-  )
-}
-
-function describe(old: StateWord, next: StateWord): string {
-  const parts: string[] = []
-  if (old.role !== next.role) parts.push(`role ${old.role}->${next.role}`)
-  if (old.peer !== next.peer) parts.push(`peer ${old.peer}->${next.peer}`)
-  if (old.conn !== next.conn) parts.push(`conn ${connectionStateName(old.conn)} -> ${connectionStateName(next.conn)}`)
-  if (old.disk !== next.disk) parts.push(`disk ${diskStateName(old.disk)} -> ${diskStateName(next.disk)}`)
-  if (old.pdsk !== next.pdsk) parts.push(`pdsk ${diskStateName(old.pdsk)} -> ${diskStateName(next.pdsk)}`)
-  if (old.suspFen !== next.suspFen) parts.push(`frozen for fencing ${old.suspFen} -> ${next.suspFen}`)
-  return parts.join(', ') || 'flags'
-}
