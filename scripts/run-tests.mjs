@@ -1,5 +1,6 @@
 // Runs a group of compiled tests with Node's own runner. Groups by file name under dist/: unit = src/**/*.test.js and
-// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = the same files with COPRIME_LONG=1 plus *.long.js.
+// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = the same files with COPRIME_LONG=1, then the long form of
+// the simulator (docs/testing.md).
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -52,4 +53,23 @@ const result = spawnSync(
     env: { ...process.env, ...(group === 'long' ? { COPRIME_LONG: '1' } : {}) },
   },
 )
-process.exit(result.status ?? 1)
+if (result.status !== 0) process.exit(result.status ?? 1)
+if (group === 'long') runSimulator()
+
+/** Random stories, every interleaving of the small plans, and the mutants. COPRIME_SIM_SEEDS: stories for each order. */
+function runSimulator() {
+  const seeds = process.env.COPRIME_SIM_SEEDS ?? '1000'
+  const runs = [
+    ['dist/src/sim/main.js', '--seeds', seeds],
+    ['dist/src/sim/main.js', '--explore'],
+    ['dist/scripts/sim-mutants.js'],
+  ]
+  for (const [script, ...args] of runs) {
+    console.log(`\n${script} ${args.join(' ')}`)
+    const { status } = spawnSync(process.execPath, [script, ...args], {
+      cwd: root,
+      stdio: ['ignore', 'inherit', 'inherit'],
+    })
+    if (status !== 0) process.exit(status ?? 1)
+  }
+}

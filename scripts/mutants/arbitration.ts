@@ -86,13 +86,6 @@ const reads: readonly Mutant[] = [
     "if (present.kind === 'local-write') return present.localPending",
   ),
   mutant(
-    'read-before-peer-write',
-    'a read does not wait for a write of the peer that was received and is not at the disk yet',
-    REQUESTS,
-    "return present.kind === 'peer-write' || (present.kind === 'resync-request' && present.answered)",
-    "return (present.kind === 'peer-write' && present.submitted) || (present.kind === 'resync-request' && present.answered)",
-  ),
-  mutant(
     'source-reads-beside-writes',
     "the source's read for a resync does not wait for writes",
     REQUESTS,

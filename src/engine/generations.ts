@@ -30,6 +30,7 @@ import {
   D_CONSISTENT,
   D_INCONSISTENT,
   D_NEGOTIATING,
+  D_OUTDATED,
   FF_WSAME,
   R_PRIMARY,
 } from '../wire/drbd/constants.ts'
@@ -306,7 +307,12 @@ export function decideSync(input: DecideInput): SyncDecision {
     if (demoted) selfPrimary = false
     return demoted
   }
-  const byDisks = overrideByDisks(compared.result, disk, input.peerDisk)
+  const byDisks = overrideByOutdated(
+    compared,
+    overrideByDisks(compared.result, disk, input.peerDisk),
+    disk,
+    input.peerDisk,
+  )
   const direction = resolveSplitBrain(byDisks, { ...input, demote })
   if (direction === undefined) {
     const reason = `split brain (${rule}): both hosts changed their data and no policy decides which to keep`
@@ -346,6 +352,17 @@ function overrideByDisks(result: Unresolved, disk: number, peerDisk: number): Un
   const full = result === SPLIT_BRAIN || result === 2 || result === -2
   if (onlyPeer) return full ? 2 : 1
   return full ? -2 : -1
+}
+
+/**
+ * Rules 42 and 43 look at roles and crashes among equal generations. A disk that says itself that it is older (it was to
+ * become a target and has not begun) is the target, whoever uses it.
+ */
+function overrideByOutdated(compared: Comparison, result: Unresolved, disk: number, peerDisk: number): Unresolved {
+  if (compared.rule !== 42 && compared.rule !== 43) return result
+  if (disk === D_OUTDATED && peerDisk > D_OUTDATED) return -1
+  if (peerDisk === D_OUTDATED && disk > D_OUTDATED) return 1
+  return result
 }
 
 /** Steps 3 to 5: policies, then the operator's word. Undefined if the split brain stays. */

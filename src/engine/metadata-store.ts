@@ -22,6 +22,8 @@ import {
   decodeSuperblock,
   encodeSuperblock,
   MD_MAGIC_UNCLEAN,
+  MDF_CRASHED_PRIMARY,
+  MDF_PRIMARY_IND,
   type Superblock,
   verifySuperblock,
 } from '../meta/superblock.ts'
@@ -378,7 +380,15 @@ export class MetadataReader implements DiskOp {
       )
     }
     if (applied.logBytes !== undefined) {
+      // If the log is torn while it is emptied, it must not be needed any more: the bitmap has it, the crash is noted.
+      const flags = superblock.flags & MDF_PRIMARY_IND ? MDF_CRASHED_PRIMARY : 0
       this.#writes.push(
+        {
+          kind: 'write',
+          offsetBytes: this.#layout.superblockOffsetBytes,
+          data: encodeSuperblock({ ...superblock, flags: (superblock.flags & ~MDF_PRIMARY_IND) | flags }),
+        },
+        { kind: 'flush-meta' },
         { kind: 'write', offsetBytes: this.#layout.activityLogOffsetBytes, data: applied.logBytes },
         { kind: 'flush-meta' },
       )

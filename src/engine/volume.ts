@@ -618,6 +618,8 @@ export class Volume implements MetadataHost, ActivityHost {
       history1: 0n,
       history2: 0n,
     })
+    // What the peer sent last was of the time before: it makes the same generation its own.
+    this.negotiation.peerTookOver(this.uuids)
     store.writeBitmap(bitmap, 'all')
     this.change(
       { disk: D_UPTODATE, ...(this.state.conn >= C_CONNECTED ? { pdsk: D_UPTODATE } : {}) },

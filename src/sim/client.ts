@@ -28,6 +28,8 @@ export interface ClientParts {
   readonly report: Report
   readonly writer: number
   onActivity(): void
+  /** A client has just been told that something is durable: a flush, or a FUA write. */
+  onPromise(): void
   /** Runs the world until a request is settled. */
   settle(request: PendingRequest): void
 }
@@ -140,6 +142,7 @@ export class SimClient {
     pending.confirmed = true
     if (logged.kind !== 'read') {
       this.#parts.history.complete(logged, 'done')
+      if (logged.kind === 'flush' || logged.fua) this.#parts.onPromise()
       return
     }
     const data = concat(pieces ?? [])

@@ -5,12 +5,15 @@
 //   sim --scenario NAME [--seeds N] [--first SEED]      N seeds of one scenario
 //   sim --scenario NAME --seed SEED [--trace]           one run; --trace prints every event
 //   --order NAME  plays under that order of writes (default for a scenario: what it says, else arbitration)
+//   sim --explore [NAME] [--jobs J]                     every interleaving of all small plans, of one, or of those it begins
 //   --twice    runs each seed twice and demands the same trace
 //   --list     names the scenarios
 
 import type { OrderName } from '../runtime/api.ts'
 import { ORDER_NAMES } from '../wire/drbd/constants.ts'
 import { Batch } from './batch.ts'
+import type { Exploration } from './explorer/explore.ts'
+import { plans } from './explorer/plans.ts'
 import { EXIT_CODES } from './failure.ts'
 import type { CreateReplica } from './host.ts'
 import { isAsExpected, type RunResult, runScenario, type Scenario } from './scenario.ts'
@@ -22,6 +25,13 @@ export interface CommandParts {
   readonly print: (line: string) => void
   /** Plays seeds of a scenario on `jobs` workers at once; 0: as many as there are cores. */
   readonly playBatch: (batch: Batch, jobs: number) => Promise<void>
+  /** Explores plans by their names on `jobs` workers; `found` is called for each as it ends. */
+  readonly exploreAll: (
+    names: readonly string[],
+    order: OrderName,
+    jobs: number,
+    found: (name: string, result: Exploration) => void,
+  ) => Promise<void>
   /** Milliseconds on the wall clock. */
   readonly wallMs: () => number
   /** The commit that runs, for the report of a failure. */
@@ -38,6 +48,8 @@ interface Arguments {
   readonly twice: boolean
   readonly list: boolean
   readonly jobs: number
+  /** Plans to explore: those whose names begin so. */
+  readonly explore: string | undefined
 }
 
 const SEED_MAX = 0xffff_ffff
@@ -58,6 +70,7 @@ export function runCommand(args: readonly string[], parts: CommandParts): number
     for (const { name, options } of parts.scenarios.values()) parts.print(`${name} (${options.seeds} seeds)`)
     return EXIT_CODES.passed
   }
+  if (parsed.explore !== undefined) return runExplorer(parsed.explore, parsed, parts)
   if (parsed.scenario === undefined && parsed.seeds !== undefined) return runRandom(parsed, parsed.seeds, parts)
   const chosen = chooseScenarios(parsed.scenario, parts.scenarios)
   if (chosen.length === 0) return usage(parts, `no scenario is named ${parsed.scenario} (--list shows all)`)
@@ -100,6 +113,30 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
   const how = scenario.options.mustFail === undefined ? 'ok' : 'ok (failed, as it must)'
   parts.print(`${how} ${scenario.name}: seeds ${first}..${first + count - 1}, ${steps} steps, ${requests} requests`)
   return EXIT_CODES.passed
+}
+
+/** Plans on all cores, one after the other on each. */
+async function runExplorer(prefix: string, args: Arguments, parts: CommandParts): Promise<number> {
+  const order = args.order ?? 'arbitration'
+  const names = [...plans.keys()].filter((name) => name.startsWith(prefix))
+  if (names.length === 0) return usage(parts, `no plan begins with ${prefix}: ${[...plans.keys()].join(' ')}`)
+  const startedMs = parts.wallMs()
+  let states = 0
+  let worst: number = EXIT_CODES.passed
+  await parts.exploreAll(names, order, args.jobs, (name, { failure, ...found }) => {
+    states += found.states
+    const figures = `${found.states} states, ${found.ends} ends, ${found.depth} steps deep, ${found.runs} runs`
+    parts.print(`${failure === undefined ? 'ok' : 'FAILED'} ${name}: ${figures}`)
+    if (failure === undefined) return
+    for (const step of failure.steps) parts.print(`  ${step}`)
+    parts.print(`FAILED ${name}: checker ${failure.checker}, after the steps above, commit ${parts.commit}`)
+    parts.print(failure.message)
+    parts.print(`replay: npm run sim -- --explore ${name} --order ${order}`)
+    worst = EXIT_CODES['wrong-result']
+  })
+  const seconds = ((parts.wallMs() - startedMs) / 1000).toFixed(1)
+  parts.print(`explored ${names.length} plans under ${order}, ${states} states, ${seconds} s`)
+  return worst
 }
 
 /** Random stories on all cores, under one order of writes after the other. */
@@ -158,7 +195,7 @@ function printFailure(
 function usage({ print }: CommandParts, problem: string): number {
   print(`sim: ${problem}`)
   print(
-    'usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--jobs J] [--seed SEED [--trace]] [--order NAME] [--twice] [--list]',
+    'usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--jobs J] [--seed SEED [--trace]] [--order NAME] [--twice] [--list] [--explore [PLAN]]',
   )
   return EXIT_CODES.usage
 }
@@ -177,7 +214,11 @@ function parseArguments(args: readonly string[]): Arguments | string {
   for (let i = 0; i < args.length; i++) {
     const arg = args[i] as string
     if (arg === '--trace' || arg === '--twice' || arg === '--list') flags.add(arg)
-    else if (VALUE_ARGUMENTS.has(arg)) {
+    else if (arg === '--explore') {
+      flags.add(arg)
+      const name = args[i + 1]
+      if (name !== undefined && !name.startsWith('--')) values.set(arg, args[++i] as string)
+    } else if (VALUE_ARGUMENTS.has(arg)) {
       const value = args[++i]
       if (value === undefined) return `${arg} needs a value`
       values.set(arg, value)
@@ -206,5 +247,6 @@ function parseArguments(args: readonly string[]): Arguments | string {
     twice: flags.has('--twice'),
     list: flags.has('--list'),
     jobs: numbers.get('--jobs') ?? 0,
+    explore: flags.has('--explore') ? (values.get('--explore') ?? '') : undefined,
   }
 }

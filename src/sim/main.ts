@@ -1,16 +1,22 @@
 // The `sim` command: scenarios on simulated machines with the daemon's own replica. See command.ts for its arguments. This
-// file is also what its workers run: they play the seeds that they are sent.
+// file is also what its workers run: they play the seeds, or explore the plans, that they are sent.
 
 import { execFileSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { isMainThread, parentPort, Worker } from 'node:worker_threads'
+import type { OrderName } from '../runtime/api.ts'
 import { Replica } from '../runtime/replica.ts'
-import { type Batch, type Chunk, type ChunkResult, playChunk } from './batch.ts'
+import { type Chunk, type ChunkResult, playChunk } from './batch.ts'
 import { runCommand } from './command.ts'
+import { type Exploration, explore } from './explorer/explore.ts'
+import { plans } from './explorer/plans.ts'
 import type { CreateReplica } from './host.ts'
 import { scenarios } from './scenario.ts'
 import './scenarios/index.ts'
+
+/** Ten times what the largest plan has. */
+const STATES_MAX = 500_000
 
 const createReplica: CreateReplica = (settings, ports) => new Replica(settings, ports)
 
@@ -22,32 +28,67 @@ function currentCommit(): string {
   }
 }
 
-/** Each worker gets its next seeds as soon as it has played the ones before. */
-function playOnWorkers(batch: Batch, jobs: number): Promise<void> {
-  const play = (): Promise<void> =>
+/** Work for workers: what is left of it, and what becomes of the answers. */
+interface Work<Task, Answer> {
+  take(): Task | undefined
+  add(answer: Answer): void
+}
+
+/** Each worker gets its next task as soon as it has done the one before. */
+function onWorkers<Task, Answer>(work: Work<Task, Answer>, jobs: number): Promise<void> {
+  const goThroughIt = (): Promise<void> =>
     new Promise((resolve, reject) => {
       const worker = new Worker(fileURLToPath(import.meta.url))
       const goOn = (): void => {
-        const chunk = batch.take()
-        if (chunk !== undefined) worker.postMessage(chunk)
+        const task = work.take()
+        if (task !== undefined) worker.postMessage(task)
         else void worker.terminate().then(() => resolve())
       }
       worker.on('error', reject)
-      worker.on('message', (result: ChunkResult) => {
-        batch.add(result)
+      worker.on('message', (answer: Answer) => {
+        work.add(answer)
         goOn()
       })
       goOn()
     })
-  return Promise.all(Array.from({ length: jobs || availableParallelism() }, play)).then(() => {})
+  return Promise.all(Array.from({ length: jobs || availableParallelism() }, goThroughIt)).then(() => {})
 }
 
-function work(): void {
-  parentPort?.on('message', (chunk: Chunk) => {
-    const scenario = scenarios.get(chunk.scenario)
-    if (scenario === undefined) throw new Error(`no scenario is named ${chunk.scenario}`)
-    parentPort?.postMessage(playChunk(scenario, chunk, createReplica))
-  })
+interface PlanTask {
+  readonly name: string
+  readonly order: OrderName
+}
+
+interface Explored {
+  readonly name: string
+  readonly result: Exploration
+}
+
+function exploreAll(
+  names: readonly string[],
+  order: OrderName,
+  jobs: number,
+  found: (name: string, result: Exploration) => void,
+): Promise<void> {
+  const left = [...names]
+  const take = (): PlanTask | undefined => {
+    const name = left.shift()
+    return name === undefined ? undefined : { name, order }
+  }
+  const work: Work<PlanTask, Explored> = { take, add: ({ name, result }) => found(name, result) }
+  return onWorkers(work, jobs)
+}
+
+function play(chunk: Chunk): ChunkResult {
+  const scenario = scenarios.get(chunk.scenario)
+  if (scenario === undefined) throw new Error(`no scenario is named ${chunk.scenario}`)
+  return playChunk(scenario, chunk, createReplica)
+}
+
+function exploreOne({ name, order }: PlanTask): Explored {
+  const named = plans.get(name)
+  if (named === undefined) throw new Error(`no plan is named ${name}`)
+  return { name, result: explore(named.plan, { createReplica, statesMax: STATES_MAX, order }) }
 }
 
 if (isMainThread) {
@@ -55,8 +96,13 @@ if (isMainThread) {
     scenarios,
     createReplica,
     print: (line) => process.stdout.write(`${line}\n`),
-    playBatch: playOnWorkers,
+    playBatch: (batch, jobs) => onWorkers<Chunk, ChunkResult>(batch, jobs),
+    exploreAll,
     wallMs: () => performance.now(),
     commit: currentCommit(),
   })
-} else work()
+} else {
+  parentPort?.on('message', (task: Chunk | PlanTask) => {
+    parentPort?.postMessage('name' in task ? exploreOne(task) : play(task))
+  })
+}

@@ -303,6 +303,8 @@ export class Connection {
   silent = false
   /** Nothing passes for a while. */
   stalled = false
+  /** Cut: what was under way is lost, so nothing may pass behind it, also if the resets meet a partition. */
+  broken = false
 
   constructor(network: SimNetwork, number: number, client: { host: HostName; life: Life; peerLife: Life }) {
     this.name = `#${number}`
@@ -314,6 +316,7 @@ export class Connection {
   }
 
   cut(): void {
+    this.broken = true
     for (const end of this.ends) {
       end.outgoing.discard()
       end.scheduleReset('connection reset')
@@ -373,8 +376,8 @@ class Stream {
   #arrive(): void {
     this.#arrival = undefined
     // Blocked: it stays where it is; whoever removes the obstacle schedules again.
-    const { silent, stalled } = this.#sender.connection
-    if (silent || stalled || !this.#network.passes(this.#sender.host)) return
+    const { silent, stalled, broken } = this.#sender.connection
+    if (silent || stalled || broken || !this.#network.passes(this.#sender.host)) return
     const segment = this.#segments.shift()
     if (segment === undefined) return
     this.schedule(0)

@@ -19,6 +19,8 @@ const smoke: readonly (readonly [name: string, seeds: number])[] = [
   ['process-crash-under-load', 2],
   ['power-cut-of-both', 2],
   ['connection-cut-and-reconnect', 2],
+  ['loser-of-a-hot-conflict-gets-through', 2],
+  ['random-story', 12],
 ]
 
 for (const [name, seeds] of smoke) {

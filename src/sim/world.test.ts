@@ -125,6 +125,7 @@ function command(args: readonly string[], story: Scenario['story'], mustFail?: r
     createReplica: model(),
     print: (line) => lines.push(line),
     playBatch: () => Promise.reject(new Error('no workers here')),
+    exploreAll: () => Promise.reject(new Error('no workers here')),
     wallMs: () => 0,
     commit: 'c0ffee',
   })

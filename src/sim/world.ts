@@ -40,6 +40,7 @@ export interface WorldObserver {
   onStatus?(host: HostName, status: ResourceStatus): void
   onSubmit?(host: HostName, kind: OperationKind, offsetBytes: number): void
   onHandler?(host: HostName, name: string): void
+  onPromise?(host: HostName): void
 }
 
 export class World {
@@ -120,6 +121,7 @@ export class World {
       report: (checker, message) => this.report(checker, message),
       writer: ++this.#writers,
       onActivity: () => this.#onActivity(),
+      onPromise: () => this.observer.onPromise?.(name),
       settle: (request) => this.settle(request),
     })
   }

@@ -22,6 +22,8 @@ export const SIGHTS = [
   'data-write',
   'flush',
   'fencing',
+  /** A client was told that its data are durable. */
+  'promise',
 ] as const
 export type Sight = (typeof SIGHTS)[number]
 
@@ -72,8 +74,8 @@ export interface PlannedFault {
 }
 
 export function drawFaults(prng: Prng, pair: Pair, lengthMs: number): PlannedFault[] {
-  const count = prng.pick([0, 1, 2, 2, 3, 4, 6])
-  const faults: PlannedFault[] = []
+  const faults: PlannedFault[] = prng.chance(1, 3) ? drawCombination(prng, pair, lengthMs) : []
+  const count = faults.length > 0 ? prng.pick([0, 0, 1, 2]) : prng.pick([0, 1, 2, 2, 3, 4, 6])
   for (let i = 0; i < count; i++) faults.push(drawPlanned(prng, pair, lengthMs))
   // What follows on a loss is where the difficult states are: strike once more when the hosts meet again.
   if (count > 0 && prng.chance(1, 2)) {
@@ -83,6 +85,62 @@ export function drawFaults(prng: Prng, pair: Pair, lengthMs: number): PlannedFau
   return faults
 }
 
+/** Losses that only together take what an answer had promised, each in the moment that hurts most. */
+function drawCombination(prng: Prng, pair: Pair, lengthMs: number): PlannedFault[] {
+  const afterMs = prng.intInclusive(0, Math.ceil(lengthMs / 2))
+  const host = drawHost(prng)
+  const promise = {
+    sight: 'promise' as const,
+    host,
+    nth: prng.intInclusive(1, 10),
+    delayUs: prng.pick([0, 0, 50, 1_000]),
+    afterMs,
+  }
+  const strong = otherHost(pair.weakDisk)
+  switch (prng.intInclusive(0, 3)) {
+    case 0:
+      // All lights go out just after somebody was told that his data are safe.
+      return [{ moment: promise, fault: { type: 'power-cut', hosts: [host, otherHost(host)], apartMs: 0 } }]
+    case 1:
+      // The same with one host left that had gone on alone.
+      return [
+        { moment: { afterMs }, fault: { type: drawDeath(prng), hosts: [otherHost(host)], apartMs: 0 } },
+        { moment: promise, fault: { type: 'power-cut', hosts: [host], apartMs: 0 } },
+      ]
+    case 2: {
+      // One host has no disk, and the other one dies while it writes.
+      const nth = prng.intInclusive(1, 12)
+      const delayUs = prng.pick([0, 20, 100, 1_000])
+      return [
+        {
+          moment: { afterMs },
+          fault: { type: 'detach', host: pair.weakDisk, force: true, ms: prng.pick([400, 9_000]) },
+        },
+        {
+          moment: { sight: 'data-write', host: strong, nth, delayUs, afterMs: afterMs + 1 },
+          fault: { type: drawDeath(prng), hosts: [strong], apartMs: 0 },
+        },
+      ]
+    }
+    default: {
+      // A write has begun on one host and is under way to the other one: cut, and strike the one or the other.
+      const nth = prng.intInclusive(1, 20)
+      return [
+        {
+          moment: { sight: 'data-write', host, nth, delayUs: prng.pick([0, 50, 500]), afterMs },
+          fault: { type: 'cut', which: 'all' },
+        },
+        {
+          moment: { sight: 'connection-lost', host: drawHost(prng), nth: 1, delayUs: prng.pick([0, 20, 300]), afterMs },
+          fault: { type: drawDeath(prng), hosts: prng.chance(1, 3) ? ['a', 'b'] : [drawHost(prng)], apartMs: 0 },
+        },
+      ]
+    }
+  }
+}
+
+const drawDeath = (prng: Prng): 'crash' | 'power-cut' => prng.pick(['crash', 'power-cut'] as const)
+
 function drawPlanned(prng: Prng, pair: Pair, lengthMs: number): PlannedFault {
   const afterMs = prng.intInclusive(0, lengthMs)
   const moment = prng.chance(1, 2) ? { afterMs } : drawSight(prng, prng.pick(SIGHTS), afterMs)
@@ -90,7 +148,7 @@ function drawPlanned(prng: Prng, pair: Pair, lengthMs: number): PlannedFault {
 }
 
 function drawSight(prng: Prng, sight: Sight, afterMs: number): Moment {
-  const frequent = sight === 'data-write' || sight === 'flush'
+  const frequent = sight === 'data-write' || sight === 'flush' || sight === 'promise'
   return {
     sight,
     host: drawHost(prng),

@@ -54,6 +54,7 @@ export class Striker {
       onStatus: (host, status) => this.#onStatus(host, status),
       onSubmit: (host, kind, offsetBytes) => this.#onSubmit(host, kind, offsetBytes),
       onHandler: (host) => this.#onSight('fencing', host),
+      onPromise: (host) => this.#onSight('promise', host),
     }
     world.onFinish(() => this.#end())
   }
