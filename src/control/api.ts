@@ -25,6 +25,7 @@ export const COMMAND_NAMES = [
   'invalidate',
   'invalidate-remote',
   'new-current-uuid',
+  'verify',
   'outdate',
   'resume-io',
 ] as const
@@ -41,6 +42,9 @@ export interface CommandRequest {
   readonly discardMyData?: boolean
   /** new-current-uuid. */
   readonly clearBitmap?: boolean
+  /** verify, in sectors of 512 bytes: from, and up to. */
+  readonly startSector?: number
+  readonly stopSector?: number
 }
 
 /** DRBD's numbers, as in `AdminResult`. `volume`: the one that the number is about, if it is about one. */

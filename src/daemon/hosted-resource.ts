@@ -161,6 +161,10 @@ export class HostedResource {
         const clearBitmap = request.clearBitmap ?? false
         return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, clearBitmap }))
       }
+      case 'verify': {
+        const { startSector = 0, stopSector } = request
+        return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, startSector, stopSector }))
+      }
       case 'invalidate':
       case 'invalidate-remote':
       case 'outdate':

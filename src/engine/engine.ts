@@ -7,6 +7,7 @@ import type { Digests, Entropy } from '../runtime/ports.ts'
 import {
   C_CONNECTED,
   C_STANDALONE,
+  C_VERIFY_S,
   connectionStateName,
   D_CONSISTENT,
   D_DISKLESS,
@@ -42,6 +43,7 @@ import {
   REQUEST_INVALIDATE_REMOTE,
   REQUEST_PRIMARY,
   REQUEST_PRIMARY_FORCED,
+  REQUEST_VERIFY,
   stateChangeText,
   type ValidityContext,
   validateChange,
@@ -334,6 +336,9 @@ export class Engine {
       case 'invalidate-remote':
         this.#withVolume(command.volume, done, (volume) => this.#invalidate(volume, true, done))
         break
+      case 'verify':
+        this.#withVolume(command.volume, done, (volume) => this.#verify(volume, command, done))
+        break
       case 'new-current-uuid':
         this.#withVolume(command.volume, done, (volume) => this.#newCurrentUuid(volume, command.clearBitmap, done))
         break
@@ -525,6 +530,26 @@ export class Engine {
       volume.setAllOutOfSync()
       done(OK)
     }
+  }
+
+  #verify(
+    volume: Volume,
+    range: { readonly startSector: number; readonly stopSector: number | undefined },
+    done: (result: AdminResult) => void,
+  ): void {
+    const wanted = { ...volume.state, conn: C_VERIFY_S }
+    const code = validateChange(volume.state, wanted, this.validityContext(volume))
+    if (code < SS_SUCCESS || volume.state.conn !== C_CONNECTED) {
+      done(stateResult(code < SS_SUCCESS ? code : SS_NEED_CONNECTION))
+      return
+    }
+    this.connection.requestChange(volume, REQUEST_VERIFY, (reply) => {
+      if (reply >= SS_SUCCESS) {
+        volume.io.verify.plan(range.startSector, range.stopSector ?? volume.sizeSectors)
+        volume.change({ conn: C_VERIFY_S }, 'verify')
+      }
+      done(stateResult(reply === 0 ? SS_NEED_CONNECTION : reply))
+    })
   }
 
   #newCurrentUuid(volume: Volume, clearBitmap: boolean, done: (result: AdminResult) => void): void {

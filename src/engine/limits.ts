@@ -36,6 +36,11 @@ export const RESYNC_WINDOW_BYTES = 8 * MIB
 export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
 /** How long after an application request the disk counts as busy. */
 export const RESYNC_BUSY_MS = 50
+/** A verify compares so much at a time: one bit of the bitmap, by which the peer counts results (wire-protocol.md 8.10). */
+export const VERIFY_BLOCK_SECTORS = 8
+/** Blocks of a verify under way without and with application I/O beside it. */
+export const VERIFY_WINDOW_BLOCKS = 256
+export const VERIFY_WINDOW_BUSY_BLOCKS = 16
 /** Requests of one resync never cross this border (wire-protocol.md 8.3). */
 export const RESYNC_EXTENT_SECTORS = (16 * MIB) / 512
 

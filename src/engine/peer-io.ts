@@ -105,6 +105,7 @@ export class PeerIo {
       for (const write of waiting) if (!this.#trySubmit(write)) this.#waiting.push(write)
     }
     this.#io.resync.pumpWrites()
+    this.#io.verify.pump()
   }
 
   onPeerWriteDone(write: PeerWrite, error: DiskError | undefined): void {
@@ -394,7 +395,7 @@ export class PeerIo {
       return
     }
     this.#answerRead(read, data)
-    this.#io.release(read)
+    if (!read.answered) this.#io.release(read)
   }
 
   #answerRead(read: PeerRead, data: Uint8Array): void {
@@ -442,6 +443,7 @@ export class PeerIo {
           sizeBytes: read.sectors * 512,
           digest: volume.engine.digests.digest(volume.engine.settings.verifyAlg, data),
         })
+        read.answered = volume.io.verify.onAnswered(read)
         return
       case 'data':
       case 'resync':

@@ -28,7 +28,6 @@ import type { PacketOf } from '../wire/drbd/packets.ts'
 import {
   BITMAP_WRITEBACK_MS,
   REQUEST_BYTES_MAX,
-  RESYNC_BUSY_MS,
   RESYNC_EXTENT_SECTORS,
   RESYNC_WINDOW_BUSY_BYTES,
   RESYNC_WINDOW_BYTES,
@@ -184,7 +183,7 @@ export class Resync {
         continue
       }
       const to = this.#requestEnd(from)
-      if (!this.#takeCredit((to - from) * 4096)) break
+      if (!this.takeCredit((to - from) * 4096, () => this.advance())) break
       this.#cursor = to
       const sector = from * 8
       const sectors = Math.min(to * 8, volume.sizeSectors) - sector
@@ -209,14 +208,12 @@ export class Resync {
   }
 
   #window(): number {
-    const { volume } = this.#io
-    return volume.engine.nowMs - this.#io.lastRequestMs < RESYNC_BUSY_MS || this.#io.peer.pending.size > 0
-      ? RESYNC_WINDOW_BUSY_BYTES
+    return this.#io.busy ? RESYNC_WINDOW_BUSY_BYTES
       : RESYNC_WINDOW_BYTES
   }
 
-  /** The administrator's rate limit as a bucket that holds a tenth of a second. */
-  #takeCredit(bytes: number): boolean {
+  /** The administrator's rate limit as a bucket that holds a tenth of a second; `again` is called when there may be more. */
+  takeCredit(bytes: number, again: () => void): boolean {
     const { volume } = this.#io
     const rate = volume.settings.resyncRateMaxKib * 1024
     if (rate === 0) return true
@@ -228,7 +225,7 @@ export class Resync {
     this.#creditAtMs = now
     if (this.#creditBytes < bytes) {
       const waitMs = Math.max(1, ((bytes - this.#creditBytes) * 1000) / rate)
-      volume.engine.timers.set(this.#timer('rate'), now + waitMs, () => this.advance())
+      volume.engine.timers.set(this.#timer('rate'), now + waitMs, again)
       return false
     }
     this.#creditBytes -= bytes
