@@ -208,8 +208,7 @@ export class Resync {
   }
 
   #window(): number {
-    return this.#io.busy ? RESYNC_WINDOW_BUSY_BYTES
-      : RESYNC_WINDOW_BYTES
+    return this.#io.busy ? RESYNC_WINDOW_BUSY_BYTES : RESYNC_WINDOW_BYTES
   }
 
   /** The administrator's rate limit as a bucket that holds a tenth of a second; `again` is called when there may be more. */

@@ -187,13 +187,15 @@ describe('two engines', () => {
       const host = prng.chance(1, 2) ? pair.a : pair.b
       for (const block of altered) host.data.write(block * BLOCK, sectorsOf(1, 0xee))
       pair.network.pick = (count) => prng.intInclusive(0, count - 1)
+      pair.network.completesHeldJobs = true
+      for (const one of [pair.a, pair.b]) one.hold = (job) => job.text.startsWith('disk') && prng.chance(1, 2)
       const starter = prng.chance(1, 2) ? pair.a : pair.b
-      starter.event({ type: 'admin', id: 9_000_000, command: VERIFY })
       // Clients write to whole blocks that nobody has altered.
-      for (let i = 0; i < 60; i++) {
+      for (let i = 0; i < 90; i++) {
+        if (i === 30) starter.event({ type: 'admin', id: 9_000_000, command: VERIFY })
         const writer = prng.chance(1, 2) ? pair.a : pair.b
         writer.write(prng.intInclusive(10, 90) * 8, sectorsOf(8, i))
-        pair.network.run(prng.intInclusive(1, 20))
+        pair.network.run(prng.intInclusive(1, 8))
       }
       pair.network.run()
       pair.network.advance(5000)

@@ -222,7 +222,8 @@ export class Verify {
 
   onResult(sector: number, sectors: number, verdict: number): void {
     const { volume } = this.#io
-    if (verdict === ID_OUT_OF_SYNC && sectors > 0 && volume.inRange(sector, sectors)) this.#onDifference(sector, sectors)
+    if (verdict === ID_OUT_OF_SYNC && sectors > 0 && volume.inRange(sector, sectors))
+      this.#onDifference(sector, sectors)
     const read = this.#answered.get(sector)
     if (read === undefined) return
     this.#answered.delete(sector)

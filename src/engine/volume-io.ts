@@ -29,7 +29,15 @@ import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
 import { RESYNC_BUSY_MS } from './limits.ts'
 import { PeerIo } from './peer-io.ts'
-import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest, type VerifyRequest } from './requests.ts'
+import {
+  LocalRead,
+  LocalWrite,
+  mustWait,
+  type PeerRead,
+  type Request,
+  type ResyncRequest,
+  type VerifyRequest,
+} from './requests.ts'
 import { Resync } from './resync.ts'
 import { Verify } from './verify.ts'
 import type { Volume } from './volume.ts'

@@ -643,7 +643,8 @@ export class Volume implements MetadataHost, ActivityHost {
       old.conn !== C_PAUSED_SYNC_S
     const { apv } = this.engine.connection
     const verified = old.conn === C_VERIFY_S && next.conn === C_CONNECTED && apv >= 97 && apv !== 100
-    if (established || old.role !== next.role || failed || worse || paused || synced || verified) this.negotiation.sendState()
+    if (established || old.role !== next.role || failed || worse || paused || synced || verified)
+      this.negotiation.sendState()
     if (old.pdsk === D_DISKLESS && next.pdsk > D_DISKLESS && next.pdsk !== D_UNKNOWN && !established) {
       this.negotiation.sendUuids(0)
       this.negotiation.sendState()

@@ -36,7 +36,11 @@ rows('disks change hands', (row) => {
     await resyncOfSwapped(pair)
     await pair.kernel.drbdadm('primary r0')
     for (const { offsetBytes, data } of written) {
-      assert.deepEqual(await pair.kernel.read(offsetBytes, data.length), data, `what the kernel reads at ${offsetBytes}`)
+      assert.deepEqual(
+        await pair.kernel.read(offsetBytes, data.length),
+        data,
+        `what the kernel reads at ${offsetBytes}`,
+      )
     }
     await pair.finish()
   })
@@ -65,7 +69,11 @@ rows('disks change hands', (row) => {
     await pair.coprime.primary()
     const nbd = await pair.coprime.nbd()
     for (const { offsetBytes, data } of written) {
-      assert.deepEqual(Buffer.from(await nbd.read(offsetBytes, data.length)), data, `what coprime reads at ${offsetBytes}`)
+      assert.deepEqual(
+        Buffer.from(await nbd.read(offsetBytes, data.length)),
+        data,
+        `what coprime reads at ${offsetBytes}`,
+      )
     }
     await pair.finish()
   })
@@ -200,7 +208,10 @@ async function kernelsInSync(pair: KernelPair, a: KernelHost, guestA: Guest): Pr
   await pair.kernel.configure(toA, device)
   // What is "b" for one is the guest itself: its own address comes first.
   await a.configure(
-    kernelConf({ device, peerPort: pair.guest.hostPort }).replaceAll('on b {', 'on x {').replaceAll('on a {', 'on b {').replaceAll('on x {', 'on a {'),
+    kernelConf({ device, peerPort: pair.guest.hostPort })
+      .replaceAll('on b {', 'on x {')
+      .replaceAll('on a {', 'on b {')
+      .replaceAll('on x {', 'on a {'),
     device,
   )
   await Promise.all([a.drbdadm('create-md --force r0'), pair.kernel.drbdadm('create-md --force r0')])
@@ -221,7 +232,13 @@ async function twoCoprimes(pair: KernelPair): Promise<void> {
   const b = new CoprimeHost(folder, 'b')
   const port = await freePort()
   const conf = (nbdSocket: string): string =>
-    coprimeConf({ image: pair.coprimeImage, peerImage: pair.kernelImage, port: pair.ports.coprime, peerPort: port, nbdSocket })
+    coprimeConf({
+      image: pair.coprimeImage,
+      peerImage: pair.kernelImage,
+      port: pair.ports.coprime,
+      peerPort: port,
+      nbdSocket,
+    })
   pair.coprime.configure(conf(pair.coprime.nbdSocket))
   b.configure(conf(b.nbdSocket))
   try {

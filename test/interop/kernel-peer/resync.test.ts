@@ -124,8 +124,9 @@ rows('resync', (row) => {
       await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
       const left = source === 'coprime' ? 'SyncSource' : 'SyncTarget'
       const started = (total: number, left: number): boolean => left < total - 2000
-      await pair.coprime.until('in the middle', ({ volume }) =>
-        volume.connection === left && started(volume.resyncTotalBlocks, volume.resyncLeftBlocks),
+      await pair.coprime.until(
+        'in the middle',
+        ({ volume }) => volume.connection === left && started(volume.resyncTotalBlocks, volume.resyncLeftBlocks),
       )
       pair.relay.cut()
       await pair.apart()
@@ -136,7 +137,12 @@ rows('resync', (row) => {
 })
 
 /** The other one goes away, `source` writes, the other comes back. `same`: half of it is what was there before. */
-async function missedWrites(pair: KernelPair, source: 'coprime' | 'kernel', options: RowOptions, same = false): Promise<void> {
+async function missedWrites(
+  pair: KernelPair,
+  source: 'coprime' | 'kernel',
+  options: RowOptions,
+  same = false,
+): Promise<void> {
   await pair.inSync(options)
   const old = randomBytes(256 * KIB)
   const fresh = randomBytes(32 * KIB)

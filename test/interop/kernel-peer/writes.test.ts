@@ -126,7 +126,8 @@ async function writeAllFromKernel(pair: KernelPair): Promise<void> {
   await kernel.write(64 * KIB - 512, randomBytes(4 * KIB))
   await kernel.write(128 * KIB, randomBytes(12 * KIB), 'dsync')
   await kernel.writeRandom(MIB + 512, 3 * MIB, MIB)
-  const parallel = 'for i in 0 1 2 3; do gdd if=/dev/urandom of=/dev/drbd0 bs=8192 count=16 seek=$((640 + i * 16)) oflag=direct conv=notrunc 2>/dev/null & done; wait'
+  const parallel =
+    'for i in 0 1 2 3; do gdd if=/dev/urandom of=/dev/drbd0 bs=8192 count=16 seek=$((640 + i * 16)) oflag=direct conv=notrunc 2>/dev/null & done; wait'
   await guest.sh(parallel)
   await guest.sh('gdd if=/dev/urandom of=/dev/drbd0 bs=4096 count=50 seek=2000 conv=notrunc,fsync 2>&1')
   await guest.sh(`ublkdiscard -o ${2 * MIB} -l ${512 * KIB} /dev/drbd0`)
