@@ -64,6 +64,8 @@ const STATE_COMMANDS: readonly StateCommand[] = [
       ['--stop <sector>', 'sector to stop at'],
     ],
   },
+  { name: 'pause-sync', description: 'let a resync rest', options: [] },
+  { name: 'resume-sync', description: 'let it go on', options: [] },
   { name: 'outdate', description: 'mark the local data as outdated', options: [] },
   { name: 'resume-io', description: 'let frozen I/O go on', options: [] },
 ]

@@ -26,6 +26,8 @@ export const COMMAND_NAMES = [
   'invalidate-remote',
   'new-current-uuid',
   'verify',
+  'pause-sync',
+  'resume-sync',
   'outdate',
   'resume-io',
 ] as const

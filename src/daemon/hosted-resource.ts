@@ -165,6 +165,8 @@ export class HostedResource {
         const { startSector = 0, stopSector } = request
         return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, startSector, stopSector }))
       }
+      case 'pause-sync':
+      case 'resume-sync':
       case 'invalidate':
       case 'invalidate-remote':
       case 'outdate':

@@ -28,6 +28,7 @@ import {
   SS_NO_UP_TO_DATE_DISK,
   SS_NOTHING_TO_DO,
   SS_PRIMARY_NOP,
+  SS_RESYNC_RUNNING,
   SS_SUCCESS,
   UUID_JUST_CREATED,
 } from '../wire/drbd/constants.ts'
@@ -54,6 +55,11 @@ import { FENCING_NUMBER, Volume } from './volume.ts'
 /** How often a promotion is tried again when both hosts change their state at once. */
 const PROMOTE_TRIES = 4
 const PROMOTE_RETRY_MS = 50
+/** Driver errors: paused already; not paused, or only by another resource, or by the peer. */
+const PAUSE_IS_SET = 134
+const PAUSE_IS_CLEAR = 135
+const PAUSED_BY_DEPENDENCY = 156
+const PAUSED_BY_PEER = 157
 
 export interface EngineOptions {
   /** Off only in the test of the tests: reads do not wait for overlapping writes in flight. */
@@ -336,6 +342,10 @@ export class Engine {
       case 'invalidate-remote':
         this.#withVolume(command.volume, done, (volume) => this.#invalidate(volume, true, done))
         break
+      case 'pause-sync':
+      case 'resume-sync':
+        this.#withVolume(command.volume, done, (volume) => this.#pauseSync(volume, command.type === 'pause-sync', done))
+        break
       case 'verify':
         this.#withVolume(command.volume, done, (volume) => this.#verify(volume, command, done))
         break
@@ -433,7 +443,12 @@ export class Engine {
     fenced: boolean,
     done: (result: AdminResult) => void,
   ): void {
-    const transient = code === SS_CONCURRENT_ST_CHG || code === SS_IN_TRANSIENT_STATE || code === SS_CW_FAILED_BY_PEER
+    // DRBD's rules refuse any change with -8 while a full resync is about to start (9.5).
+    const transient =
+      code === SS_CONCURRENT_ST_CHG ||
+      code === SS_IN_TRANSIENT_STATE ||
+      code === SS_CW_FAILED_BY_PEER ||
+      code === SS_RESYNC_RUNNING
     if (!transient || triesLeft <= 0) {
       done(stateResult(code))
       return
@@ -530,6 +545,14 @@ export class Engine {
       volume.setAllOutOfSync()
       done(OK)
     }
+  }
+
+  #pauseSync(volume: Volume, pause: boolean, done: (result: AdminResult) => void): void {
+    const { userIsp, aftrIsp, peerIsp } = volume.state
+    if (userIsp !== pause) this.#change(volume, { userIsp: pause }, pause ? 'pause-sync' : 'resume-sync', done)
+    else if (pause) done(driverResult(PAUSE_IS_SET))
+    else if (aftrIsp) done(driverResult(PAUSED_BY_DEPENDENCY))
+    else done(driverResult(peerIsp ? PAUSED_BY_PEER : PAUSE_IS_CLEAR))
   }
 
   #verify(

@@ -217,14 +217,17 @@ export class ResyncRequest extends Base implements DiskOp {
   answered = false
   data: Uint8Array | undefined
   writing = false
+  /** The own data are being read for their checksum; the request leaves when that is done. */
+  checksumming = false
 
   constructor(io: VolumeIo, sector: number, sectors: number) {
     super(sector, sectors)
     this.io = io
   }
 
-  onDisk(error: DiskError | undefined): void {
-    this.io.resync.onResyncWriteDone(this, error)
+  onDisk(error: DiskError | undefined, data: Uint8Array | undefined): void {
+    if (this.checksumming) this.io.resync.onChecksumRead(this, error, data)
+    else this.io.resync.onResyncWriteDone(this, error)
   }
 }
 
@@ -276,10 +279,12 @@ export function mustWait(
       if (present.kind === 'peer-read') return !present.answered
       if (present.kind === 'verify-request') return present.reading
       // The source sent the answer before this write: older data must not land on top of it.
-      if (present.kind === 'resync-request') return present.answered
+      if (present.kind === 'resync-request') return present.answered || present.checksumming
       return present.kind === 'peer-write' && present.submitted
     case 'verify-request':
     case 'resync-request':
+      // One that is at the disk would be read halfway for a checksum.
+      if (present.kind === 'peer-write') return present.submitted
       return present.kind === 'local-write' || present.kind === 'resync-request'
     case 'resync-write':
       if (present.kind === 'local-read') return !present.remote

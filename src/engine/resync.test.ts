@@ -9,8 +9,11 @@ import { Pair } from '../../test/support/engine-network.ts'
 import { COPRIME_FEATURES, type PeerOptions, type Scene, ScriptedPeer } from '../../test/support/scripted-peer.ts'
 import { Prng } from '../base/prng.ts'
 import { sameGeneration } from '../meta/uuids.ts'
+import { SimDigests } from '../sim/digests.ts'
 import {
   C_CONNECTED,
+  C_PAUSED_SYNC_S,
+  C_PAUSED_SYNC_T,
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
   C_WF_BITMAP_S,
@@ -94,6 +97,80 @@ describe('target', () => {
       peer.taken('P_RS_THIN_REQ').map(({ sector, sizeBytes }) => [sector, sizeBytes]),
       [[24, 4096]],
     )
+  })
+
+  describe('with csums-alg', () => {
+    const settings = { csumsAlg: 'sha1' }
+    const digests = new SimDigests()
+
+    it('asks with the checksum of its own data; equal ones are in sync without a transfer', () => {
+      const { host, peer } = syncTarget([3, 200], { settings })
+      const asked = peer.taken('P_CSUM_RS_REQUEST')
+      assert.deepEqual(
+        asked.map(({ sector, digest }) => [sector, Buffer.from(digest).toString('hex')]),
+        [24, 1600].map((sector) => {
+          const own = host.data.read(sector * 512, 4096)
+          return [sector, Buffer.from(digests.digest('sha1', own)).toString('hex')]
+        }),
+      )
+      assert.deepEqual(peer.taken('P_RS_THIN_REQ'), [])
+      const head = { volume: 0, blockIdHi: 0xffffffff, blockIdLo: 0xffffffff }
+      peer.onMeta({ type: 'P_RS_IS_IN_SYNC', ...head, sector: 24, sizeBytes: 4096, sequence: peer.nextSequence() })
+      assert.equal(host.volume.bitmap?.count, 1)
+      assert.deepEqual(peer.taken('P_RS_WRITE_ACK'), [])
+      reply({ host, peer }, 1600, sectorsOf(8, 0x11))
+      assert.equal(peer.taken('P_RS_WRITE_ACK').length, 1)
+      assert.equal(host.volume.state.conn, C_CONNECTED)
+      assert.equal(host.volume.state.disk, D_UPTODATE)
+    })
+
+    it('a write of the peer waits until the checksum is read', () => {
+      const { host, peer } = targetUpToBitmap([3], { settings })
+      host.hold = (job) => job.text.startsWith('disk.read')
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      peer.sendState({ conn: C_SYNC_SOURCE, disk: D_UPTODATE, pdsk: D_INCONSISTENT })
+      host.take()
+      peer.write(24, sectorsOf(8, 0x22), { flags: DP_SEND_WRITE_ACK | DP_MAY_SET_IN_SYNC })
+      assert.deepEqual(host.take('disk.write'), [])
+      host.completeAll()
+      assert.deepEqual(host.take('disk.write'), ['disk.write 24+8'])
+    })
+
+    it('own data that cannot be read are asked for without a checksum', () => {
+      const volumes = [{ settings: { onIoError: 'pass_on' } }] as const
+      const { host, peer } = targetUpToBitmap([3], { settings, volumes })
+      host.hold = (job) => job.text.startsWith('disk.read')
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      host.complete('disk.read', IO_ERROR)
+      assert.equal(peer.taken('P_RS_THIN_REQ').length, 1)
+    })
+
+    it('the connection is lost while a checksum is read: nothing is left behind', () => {
+      const { host, peer } = targetUpToBitmap([3], { settings })
+      host.hold = (job) => job.text.startsWith('disk.read')
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      peer.disconnect()
+      host.completeAll()
+      assert.equal(host.volume.io.quiet, true)
+    })
+  })
+
+  it('a pause, asked for here or by the peer, stops the requests; both must end before it goes on', () => {
+    const { host, peer } = syncTarget([3, 200])
+    peer.take()
+    assert.equal(host.admin({ type: 'pause-sync', volume: 0 })?.code, 0)
+    assert.equal(host.admin({ type: 'pause-sync', volume: 0 })?.code, 134)
+    assert.equal(host.volume.state.conn, C_PAUSED_SYNC_T)
+    assert.equal(decodeStateWord(peer.one('P_STATE').state).userIsp, true)
+    peer.sendState({ conn: C_PAUSED_SYNC_S, disk: D_UPTODATE, pdsk: D_INCONSISTENT, userIsp: true })
+    assert.equal(host.admin({ type: 'resume-sync', volume: 0 })?.code, 0)
+    assert.equal(host.admin({ type: 'resume-sync', volume: 0 })?.code, 157)
+    reply({ host, peer }, 24, sectorsOf(8, 0x11))
+    reply({ host, peer }, 1600, sectorsOf(8, 0x11))
+    assert.equal(host.volume.state.conn, C_PAUSED_SYNC_T, 'what was asked for is taken')
+    peer.sendState({ conn: C_SYNC_SOURCE, disk: D_UPTODATE, pdsk: D_INCONSISTENT })
+    assert.equal(host.volume.state.conn, C_CONNECTED)
+    assert.equal(host.admin({ type: 'resume-sync', volume: 0 })?.code, 135)
   })
 
   it('adjacent blocks are one request, aligned to its size', () => {

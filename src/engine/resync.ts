@@ -57,6 +57,8 @@ export class Resync {
   sentBytes = 0
   receivedBytes = 0
   holeBytes = 0
+  /** As target: not transferred, because the checksums were equal. */
+  equalBytes = 0
 
   constructor(io: VolumeIo) {
     this.#io = io
@@ -143,7 +145,7 @@ export class Resync {
     this.#finishing = false
     this.stop()
     for (const request of [...this.#requests]) {
-      if (!request.writing) this.#drop(request)
+      if (!request.writing && !request.checksumming) this.#drop(request)
       else {
         // It stays in the disk queue, and in the way of others, but its completion means nothing any more.
         this.#requests.delete(request)
@@ -231,7 +233,51 @@ export class Resync {
     return true
   }
 
+  /** No own write is under way there, and none starts before the answer is written. */
   sendRequest(request: ResyncRequest): void {
+    const { volume } = this.#io
+    const { connection, settings } = volume.engine
+    if (settings.csumsAlg === '' || connection.apv < 89) {
+      this.#ask(request)
+      return
+    }
+    request.checksumming = true
+    volume.engine.emit({
+      type: 'disk.read',
+      volume: volume.number,
+      offsetBytes: request.sector * 512,
+      lengthBytes: request.sectors * 512,
+      op: request,
+    })
+  }
+
+  /** The source compares: equal data need not be sent (8.5). Own data that cannot be read are asked for as they are. */
+  onChecksumRead(request: ResyncRequest, error: DiskError | undefined, data: Uint8Array | undefined): void {
+    const { volume } = this.#io
+    const { engine } = volume
+    request.checksumming = false
+    this.#io.pumpNeeded = true
+    if (!this.#requests.has(request)) {
+      this.#io.release(request)
+      return
+    }
+    if (error !== undefined || data === undefined) {
+      if (error !== undefined) volume.onDataError(error, 'read')
+      if (this.#requests.has(request)) this.#ask(request)
+      return
+    }
+    engine.connection.sendData({
+      type: 'P_CSUM_RS_REQUEST',
+      volume: volume.number,
+      sector: request.sector,
+      blockIdHi: SYNCER_HI,
+      blockIdLo: SYNCER_LO,
+      sizeBytes: request.sectors * 512,
+      digest: engine.digests.digest(engine.settings.csumsAlg, data),
+    })
+  }
+
+  #ask(request: ResyncRequest): void {
     const { volume } = this.#io
     const { connection } = volume.engine
     connection.sendData({
@@ -271,6 +317,7 @@ export class Resync {
     const request = this.#find(sector, sizeBytes)
     if (request === undefined) return false
     const [from, to] = blocksTouched(request.sector, request.sectors)
+    this.equalBytes += sizeBytes
     this.#drop(request)
     this.clearInSync(from, to)
     this.advance()
@@ -416,6 +463,7 @@ export class Resync {
       if (volume.bitmap !== undefined && volume.bitmap.dirtyBlocks > 0 && volume.state.disk >= D_INCONSISTENT) {
         volume.store?.writeBitmap(volume.bitmap, 'changed')
       }
+      volume.engine.statusChanged()
       timers.set(this.#timer('bitmap'), volume.engine.nowMs + BITMAP_WRITEBACK_MS, again)
     }
     timers.set(this.#timer('bitmap'), volume.engine.nowMs + BITMAP_WRITEBACK_MS, again)

@@ -13,15 +13,11 @@
 
 import { blocksTouched } from '../meta/bitmap.ts'
 import type { DiskError } from '../runtime/ports.ts'
-import { C_CONNECTED, C_VERIFY_S, C_VERIFY_T } from '../wire/drbd/constants.ts'
+import { C_CONNECTED, C_VERIFY_S, C_VERIFY_T, OV_IN_SYNC, OV_OUT_OF_SYNC } from '../wire/drbd/constants.ts'
 import { VERIFY_BLOCK_SECTORS, VERIFY_WINDOW_BLOCKS, VERIFY_WINDOW_BUSY_BLOCKS } from './limits.ts'
 import { sameBytes } from './peer-io.ts'
 import { mustWait, type PeerRead, VerifyRequest } from './requests.ts'
 import type { VolumeIo } from './volume-io.ts'
-
-/** Low halves of the block ids that a P_OV_RESULT carries as its verdict. */
-const ID_IN_SYNC = 4711
-export const ID_OUT_OF_SYNC = 4712
 
 export class Verify {
   readonly #io: VolumeIo
@@ -174,7 +170,7 @@ export class Verify {
       volume: volume.number,
       sector: request.sector,
       blockIdHi: 0,
-      blockIdLo: equal ? ID_IN_SYNC : ID_OUT_OF_SYNC,
+      blockIdLo: equal ? OV_IN_SYNC : OV_OUT_OF_SYNC,
       sizeBytes: request.sectors * 512,
       sequence: volume.nextSequence(),
     })
@@ -222,7 +218,7 @@ export class Verify {
 
   onResult(sector: number, sectors: number, verdict: number): void {
     const { volume } = this.#io
-    if (verdict === ID_OUT_OF_SYNC && sectors > 0 && volume.inRange(sector, sectors))
+    if (verdict === OV_OUT_OF_SYNC && sectors > 0 && volume.inRange(sector, sectors))
       this.#onDifference(sector, sectors)
     const read = this.#answered.get(sector)
     if (read === undefined) return

@@ -783,7 +783,7 @@ export class Volume implements MetadataHost, ActivityHost {
     })
     this.engine.log(
       'info',
-      `resync is done: ${this.io.resync.receivedBytes} bytes received in all, ${this.io.resync.holeBytes} bytes were holes`,
+      `resync is done: ${this.io.resync.receivedBytes} bytes received in all, ${this.io.resync.holeBytes} bytes were holes, ${this.io.resync.equalBytes} bytes had equal checksums`,
       this.number,
     )
   }

@@ -60,6 +60,8 @@ export type AdminCommand =
       readonly startSector: number
       readonly stopSector: number | undefined
     }
+  | { readonly type: 'pause-sync'; readonly volume: number }
+  | { readonly type: 'resume-sync'; readonly volume: number }
   | { readonly type: 'outdate'; readonly volume: number }
   | { readonly type: 'resume-io' }
   /** Secondary, disconnect, detach: after it the disks are closed. */

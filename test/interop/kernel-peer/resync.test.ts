@@ -71,6 +71,7 @@ rows('resync', (row) => {
       row(`checksum resync with ${algorithm}, ${source} is the source`, async (pair) => {
         await missedWrites(pair, source, { net: { 'csums-alg': algorithm } }, true)
         if (source === 'coprime') await pair.kernel.untilLogged(/had equal checksums/)
+        else assert.equal(pair.coprime.logged(/ [1-9]\d* bytes had equal checksums/), 1)
         await pair.finish()
       })
     }
@@ -105,6 +106,8 @@ rows('resync', (row) => {
       await pair.inSync({ device: 'large', net: { 'allow-two-primaries': true }, disk: { 'resync-rate': '6M' } })
       if (source === 'coprime') await pair.coprime.command({ command: 'invalidate-remote' })
       else await pair.coprime.command({ command: 'invalidate' })
+      await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+      await pair.kernel.until('resyncing', ({ connection }) => /^Sync/.test(connection))
       await pair.coprime.primary()
       await pair.kernel.drbdadm('primary r0')
       const nbd = await pair.coprime.nbd()
@@ -113,6 +116,32 @@ rows('resync', (row) => {
       }
       const script = `for i in $(seq 0 99); do gdd if=/dev/urandom of=/dev/drbd0 bs=8192 count=1 seek=$(( (i * 29 % 120) * ${MIB} + 65536 )) oflag=direct,seek_bytes conv=notrunc 2>/dev/null || exit 1; done`
       await Promise.all([mine(), pair.guest.sh(script, 120_000)])
+      await pair.finish()
+    })
+  }
+
+  for (const source of ['coprime', 'kernel'] as const) {
+    row(`paused and resumed by either side, ${source} is the source`, async (pair) => {
+      await pair.inSync({ device: 'large', disk: { 'resync-rate': '8M' } })
+      await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
+      const letter = source === 'coprime' ? 'S' : 'T'
+      const here = `PausedSync${letter}`
+      const there = `PausedSync${letter === 'S' ? 'T' : 'S'}`
+      const paused = async (): Promise<void> => {
+        await pair.coprime.until('paused', ({ volume }) => volume.connection === here)
+        await pair.kernel.until('paused', ({ connection }) => connection === there)
+      }
+      await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+      await pair.coprime.command({ command: 'pause-sync' })
+      await paused()
+      await pair.kernel.drbdadm('pause-sync r0')
+      await pair.coprime.command({ command: 'resume-sync' })
+      await paused()
+      const { outOfSyncBlocks } = (await pair.coprime.state()).volume
+      assert.ok(outOfSyncBlocks > 0)
+      await pair.coprime.primary()
+      await (await pair.coprime.nbd()).write(100 * MIB, randomBytes(64 * KIB))
+      await pair.kernel.drbdadm('resume-sync r0')
       await pair.finish()
     })
   }
