@@ -44,11 +44,12 @@ function targetUpToBitmap(
   bits: number[],
   options: HostOptions = {},
   hold: (text: string) => boolean = () => false,
+  peerOptions: PeerOptions = COPRIME,
 ): Scene {
   const host = new EngineHost(options)
   const peer = new ScriptedPeer(host)
   host.attach()
-  peer.openStreams({ ...COPRIME, uuids: { current: NEWER, bitmap: GENERATION, dirtyBits: bits.length } })
+  peer.openStreams({ ...peerOptions, uuids: { current: NEWER, bitmap: GENERATION, dirtyBits: bits.length } })
   peer.sendFeatures()
   peer.introduce()
   assert.equal(host.volume.state.conn, C_WF_BITMAP_T, host.engine.connection.reason)
@@ -98,6 +99,21 @@ describe('target', () => {
       [[24, 4096]],
     )
   })
+
+  for (const [version, bytesMax] of [
+    [94, 32 * 1024],
+    [99, 128 * 1024],
+    [101, 1024 * 1024],
+  ] as const) {
+    it(`no request is larger than an answer of version ${version}`, () => {
+      const all = Array.from({ length: 256 }, (_, bit) => bit)
+      const peerOptions = { features: { features: 0, protocolMax: version } }
+      const { peer } = targetUpToBitmap(all, {}, undefined, peerOptions)
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      const sizes = peer.taken('P_RS_DATA_REQUEST').map(({ sizeBytes }) => sizeBytes)
+      assert.equal(Math.max(...sizes), bytesMax)
+    })
+  }
 
   describe('with csums-alg', () => {
     const settings = { csumsAlg: 'sha1' }
@@ -428,38 +444,40 @@ describe('two hosts', () => {
     })
   }
 
-  it('with two Primaries, cuts and random writes beside the resync: equal in the end, every request answered', () => {
-    for (let seed = 1; seed <= 30; seed++) {
-      const prng = new Prng(seed)
-      const pair = apart()
-      const { a, b, network } = pair
-      network.mayDial = () => true
-      for (const host of [a, b]) host.hold = (job) => prng.chance(1, 2) && job.text.startsWith('disk')
-      network.completesHeldJobs = true
-      network.pick = (count) => prng.u32() % count
-      const requests: [EngineHost, number][] = []
-      let promoted = false
-      for (let i = 0; i < 60; i++) {
-        const host = prng.chance(1, 2) || b.engine.role !== R_PRIMARY ? a : b
-        const sector = prng.u32() % 1600
-        const sectors = 1 + (prng.u32() % 16)
-        requests.push([
-          host,
-          prng.chance(1, 4) ? host.read(sector, sectors) : host.write(sector, sectorsOf(sectors, i)),
-        ])
-        network.run(prng.u32() % 25)
-        if (prng.chance(1, 3)) network.advance(prng.u32() % 300)
-        if (!promoted && b.engine.connection.established && b.volume.state.conn >= C_CONNECTED && prng.chance(1, 4)) {
-          promoted = true
-          b.event({ type: 'admin', id: 999_999, command: PRIMARY })
+  for (const csumsAlg of ['', 'sha1']) {
+    it(`with two Primaries, cuts and random writes beside the resync${csumsAlg === '' ? '' : ' by checksums'}: equal in the end, every request answered`, () => {
+      for (let seed = 1; seed <= 30; seed++) {
+        const prng = new Prng(seed)
+        const pair = apart({ settings: { csumsAlg } })
+        const { a, b, network } = pair
+        network.mayDial = () => true
+        for (const host of [a, b]) host.hold = (job) => prng.chance(1, 2) && job.text.startsWith('disk')
+        network.completesHeldJobs = true
+        network.pick = (count) => prng.u32() % count
+        const requests: [EngineHost, number][] = []
+        let promoted = false
+        for (let i = 0; i < 60; i++) {
+          const host = prng.chance(1, 2) || b.engine.role !== R_PRIMARY ? a : b
+          const sector = prng.u32() % 1600
+          const sectors = 1 + (prng.u32() % 16)
+          requests.push([
+            host,
+            prng.chance(1, 4) ? host.read(sector, sectors) : host.write(sector, sectorsOf(sectors, i)),
+          ])
+          network.run(prng.u32() % 25)
+          if (prng.chance(1, 3)) network.advance(prng.u32() % 300)
+          if (!promoted && b.engine.connection.established && b.volume.state.conn >= C_CONNECTED && prng.chance(1, 4)) {
+            promoted = true
+            b.event({ type: 'admin', id: 999_999, command: PRIMARY })
+          }
+          if (!promoted && prng.chance(1, 30)) network.cut()
         }
-        if (!promoted && prng.chance(1, 30)) network.cut()
+        network.run()
+        assertEqualInTheEnd(pair, `seed ${seed}`)
+        for (const [host, id] of requests)
+          assert.equal(host.answer(id), 'done', `seed ${seed}: request ${id} on ${host.name}`)
+        for (const host of [a, b]) assert.equal(host.volume.io.active.size, 0)
       }
-      network.run()
-      assertEqualInTheEnd(pair, `seed ${seed}`)
-      for (const [host, id] of requests)
-        assert.equal(host.answer(id), 'done', `seed ${seed}: request ${id} on ${host.name}`)
-      for (const host of [a, b]) assert.equal(host.volume.io.active.size, 0)
-    }
-  })
+    })
+  }
 })

@@ -197,13 +197,13 @@ export class Resync {
     this.#checkFinished()
   }
 
-  /** Merges adjacent set bits: up to 1 MiB, aligned to its size, inside 16 MiB (8.3). */
+  /** Merges adjacent set bits: up to what an answer can carry (1 MiB), aligned to its size, inside 16 MiB (8.3). */
   #requestEnd(from: number): number {
-    const { bitmap } = this.#io.volume
+    const { bitmap, engine } = this.#io.volume
     if (bitmap === undefined) return from
     const run = bitmap.nextClear(from)
     const extentEnd = (Math.floor((from * 8) / RESYNC_EXTENT_SECTORS) + 1) * (RESYNC_EXTENT_SECTORS / 8)
-    const limit = Math.min(run, extentEnd, from + REQUEST_BYTES_MAX / 4096)
+    const limit = Math.min(run, extentEnd, from + engine.connection.writeBytesMax / 4096)
     let bits = 1
     while (from % (bits * 2) === 0 && from + bits * 2 <= limit) bits *= 2
     return from + bits
