@@ -24,7 +24,7 @@ rows('protocol versions', (row) => {
     [101, 0],
   ] as const) {
     row(`version ${version}, features ${features}`, async (pair) => {
-      await pair.begin({ net: version >= 88 ? { 'verify-alg': 'sha1' } : {} })
+      await pair.begin({ device: 'small', net: version >= 88 ? { 'verify-alg': 'sha1' } : {} })
       holdTo(pair, version, features)
       await pair.create()
       await pair.up()
@@ -69,9 +69,9 @@ async function writeFromCoprime(pair: KernelPair): Promise<void> {
 
 async function writeFromKernel(pair: KernelPair): Promise<void> {
   await pair.kernel.drbdadm('primary r0')
-  await pair.kernel.write(4 * MIB, randomBytes(512))
-  await pair.kernel.writeRandom(5 * MIB, MIB, 256 * KIB)
-  await pair.kernel.write(7 * MIB, randomBytes(4 * KIB), 'dsync')
+  await pair.kernel.write(2 * MIB + 8 * KIB, randomBytes(512))
+  await pair.kernel.writeRandom(2.5 * MIB, 512 * KIB, 256 * KIB)
+  await pair.kernel.write(3 * MIB, randomBytes(4 * KIB), 'dsync')
   await pair.kernel.drbdadm('secondary r0')
 }
 
@@ -79,7 +79,7 @@ async function missWrites(pair: KernelPair): Promise<void> {
   await pair.kernel.drbdadm('primary r0')
   await pair.coprime.command({ command: 'disconnect' })
   await pair.kernel.until('alone', ({ connection }) => connection === 'WFConnection')
-  await pair.kernel.writeRandom(9 * MIB, 64 * KIB, 32 * KIB)
+  await pair.kernel.writeRandom(3.5 * MIB, 64 * KIB, 32 * KIB)
   await pair.coprime.command({ command: 'connect' })
   await pair.clean()
 }
