@@ -31,6 +31,7 @@ import type { Engine } from './engine.ts'
 import { type EpochHost, type ReceivedEpoch, ReceivedEpochs, SentEpochs } from './epochs.ts'
 import type { SocketId } from './events.ts'
 import {
+  PARTING_MS,
   PEER_BYTES_MAX,
   PROTOCOL_MAX,
   PROTOCOL_MIN,
@@ -76,6 +77,8 @@ export class Connection implements EpochHost {
   reason: string | undefined
   #data: SocketId | undefined
   #meta: SocketId | undefined
+  /** Streams of a handshake that has failed, on their way out; what still comes in is not looked at. */
+  readonly #parting = new Set<SocketId>()
   resolveConflicts = false
   apv = 80
   features = 0
@@ -212,6 +215,7 @@ export class Connection implements EpochHost {
   // ---- connecting ------------------------------------------------------------------------------------------------------------
 
   connect(discardMyData: boolean): void {
+    this.#part()
     this.discardMyData = discardMyData
     this.reason = undefined
     this.#setConn(C_UNCONNECTED, 'connect')
@@ -239,7 +243,8 @@ export class Connection implements EpochHost {
   }
 
   onClosed(socket: SocketId, reason: string): void {
-    if (socket === this.#data || socket === this.#meta) {
+    if (this.#parting.delete(socket)) this.#part()
+    else if (socket === this.#data || socket === this.#meta) {
       if (this.#tearingDown) return
       this.fail(C_NETWORK_FAILURE, `the connection was closed: ${reason}`)
     } else this.#connector.onClosed(socket, reason)
@@ -292,7 +297,26 @@ export class Connection implements EpochHost {
   giveUp(reason: string): void {
     this.#engine.log('error', `connection given up (StandAlone): ${reason}`)
     this.reason = reason
+    if (this.#engine.volumes.some((volume) => volume.state.conn === C_WF_REPORT_PARAMS)) this.#letPeerDecide()
     this.#goStandAlone(reason)
+  }
+
+  /**
+   * The peer has all that it needs to come to the same end, but may not have looked at it yet. No packet tells it: if the
+   * streams ended now, a kernel would take that for a network failure and try for ever. So they stay open for a moment.
+   */
+  #letPeerDecide(): void {
+    for (const socket of [this.#data, this.#meta]) if (socket !== undefined) this.#parting.add(socket)
+    this.#data = undefined
+    this.#meta = undefined
+    const { timers, nowMs } = this.#engine
+    timers.set('parting', nowMs + PARTING_MS, () => this.#part())
+  }
+
+  #part(): void {
+    this.#engine.timers.clear('parting')
+    for (const socket of this.#parting) this.#engine.emit({ type: 'socket.close', socket })
+    this.#parting.clear()
   }
 
   protocolError(reason: string): void {
@@ -343,10 +367,11 @@ export class Connection implements EpochHost {
   mayReceive(socket: SocketId): boolean {
     if (socket === this.#data) return !this.dataBlocked
     if (socket === this.#meta) return this.#phase === 'established'
-    return this.#connector.isStranger(socket)
+    return this.#parting.has(socket) || this.#connector.isStranger(socket)
   }
 
   onPacket(socket: SocketId, packet: Packet): void {
+    if (this.#parting.has(socket)) return
     if (socket !== this.#data && socket !== this.#meta) {
       this.#connector.onPacket(socket, packet)
       return
@@ -364,6 +389,7 @@ export class Connection implements EpochHost {
 
   onGarbage(socket: SocketId, reason: string): void {
     if (socket === this.#data || socket === this.#meta) this.protocolError(reason)
+    else if (this.#parting.has(socket)) this.#part()
     else {
       this.#engine.log('warn', `a stranger on the replication port: ${reason}; it was closed`)
       this.#engine.emit({ type: 'socket.close', socket })
@@ -647,6 +673,7 @@ export class Connection implements EpochHost {
 
   /** A graceful end from our side; `done` with 1 or the code of the refusal. */
   disconnect(force: boolean, done: (code: number) => void): void {
+    this.#part()
     if (!this.established || force) {
       this.#goStandAlone('disconnect')
       done(SS_SUCCESS)

@@ -16,6 +16,8 @@ export const ZERO_BYTES_MAX_OLD_PEER = 4 * MIB
 
 /** Pause after a failed handshake before the next attempt (1.6). */
 export const RECONNECT_PAUSE_MS = 1000
+/** After a handshake that ends StandAlone the streams stay open so long, for the peer to come to the same end. */
+export const PARTING_MS = 2000
 /** Pause after an established connection broke (13: "about 20 ms"). */
 export const RECONNECT_AFTER_LOSS_MS = 20
 
