@@ -26,6 +26,7 @@ import {
 } from '../wire/drbd/constants.ts'
 import type { Packet, PacketOf } from '../wire/drbd/packets.ts'
 import { decodeStateWord, encodeStateWord } from '../wire/drbd/state-word.ts'
+import { BarrierAcks } from './barrier-acks.ts'
 import { Connector, type SocketPair } from './connector.ts'
 import type { Engine } from './engine.ts'
 import { type EpochHost, type ReceivedEpoch, ReceivedEpochs, SentEpochs } from './epochs.ts'
@@ -70,6 +71,7 @@ export class Connection implements EpochHost {
   readonly #connector: Connector
   readonly epochs: SentEpochs
   readonly receivedEpochs: ReceivedEpochs
+  readonly #barrierAcks: BarrierAcks
   #phase: Phase = 'idle'
   /** State of the connection as a whole: 0..9, and 9 for as long as it is established. */
   conn = C_STANDALONE
@@ -105,6 +107,7 @@ export class Connection implements EpochHost {
     this.#router = new PacketRouter(engine, this)
     this.epochs = new SentEpochs(this)
     this.receivedEpochs = new ReceivedEpochs(this)
+    this.#barrierAcks = new BarrierAcks(engine.timers, (packet) => this.sendMeta(packet))
   }
 
   // ---- what was agreed -----------------------------------------------------------------------------------------------------
@@ -181,6 +184,10 @@ export class Connection implements EpochHost {
       }
       this.#engine.emit({ type: 'disk.flush', volume: volume.number, op })
     }
+  }
+
+  sendBarrierAck(barrier: number, setSize: number, withdrawn: boolean): void {
+    this.#barrierAcks.add(barrier, setSize, this.#engine.nowMs, withdrawn && !this.coprimePeer)
   }
 
   onEpochAdvance(): void {
@@ -347,6 +354,7 @@ export class Connection implements EpochHost {
     this.session++
     this.epochs.reset()
     this.receivedEpochs.reset()
+    this.#barrierAcks.reset()
     const pending = this.#pendingChange
     this.#pendingChange = undefined
     pending?.done(0)

@@ -49,6 +49,9 @@ export const RESYNC_EXTENT_SECTORS = (16 * MIB) / 512
 /** How long the winner of a conflict leaves way for the write that it told to retry. */
 export const RETRY_OWED_MS = 1000
 
+/** How long a kernel is given to finish writes that were superseded, before their epoch is acknowledged (barrier-acks.ts). */
+export const BARRIER_ACK_DELAY_MS = 1000
+
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB
 

@@ -11,7 +11,7 @@ const localRead = (patch: Partial<LocalRead> = {}): LocalRead => Object.assign(n
 const localWrite = (patch: Partial<LocalWrite> = {}): LocalWrite =>
   Object.assign(new LocalWrite(io, 1, 0, 8, undefined, false, false), patch)
 const from = { sector: 0, blockIdHi: 0, blockIdLo: 1, flags: 0, sizeBytes: 4096 }
-const epoch = { index: 0, count: 1, pending: 1, barrier: undefined, lost: false }
+const epoch = { index: 0, count: 1, pending: 1, withdrawn: false, barrier: undefined, lost: false }
 const peerWrite = (patch: Partial<PeerWrite> = {}): PeerWrite =>
   Object.assign(new PeerWrite(io, from, 4096, undefined, false, epoch), patch)
 const peerRead = (): PeerRead => new PeerRead(io, 'data', from, undefined)

@@ -26,6 +26,7 @@ import type { VolumeSettings, VolumeStatus } from '../runtime/api.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import {
   C_AHEAD,
+  C_BEHIND,
   C_CONNECTED,
   C_PAUSED_SYNC_S,
   C_PAUSED_SYNC_T,
@@ -745,7 +746,8 @@ export class Volume implements MetadataHost, ActivityHost {
     this.setUuids(startUuidsTarget(this.uuids, syncUuid))
     const session = this.engine.connection.session
     const begin = (): void => {
-      if (session === this.engine.connection.session && this.state.conn === C_WF_SYNC_UUID)
+      const { conn } = this.state
+      if (session === this.engine.connection.session && (conn === C_WF_SYNC_UUID || conn === C_BEHIND))
         this.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
     }
     // "Inconsistent" must be durable before the first block is overwritten.
