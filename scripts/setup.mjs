@@ -1,5 +1,5 @@
 // Makes sure of what `npm run demo`, `npm test`, `npm run test:long` and `npm run bench` need, and builds:
-// `node scripts/setup.mjs build|demo|test|long|bench`. It runs before anything is installed, so it is plain JavaScript without
+// `node scripts/setup.mjs build|demo|test|long|interop|bench`. It runs before anything is installed, so it is plain JavaScript without
 // dependencies. Three steps, each left out when there is nothing to do:
 //
 //   npm packages     `npm ci`, if node_modules is missing, incomplete or older than package-lock.json
@@ -26,14 +26,21 @@ const PACKAGES = {
   'python3-libnbd': ['nbdsh'],
   // The newest Node.js, of scripts/newest-node.mjs, is linked with it.
   libatomic1: ['x86_64', 'aarch64'].map((machine) => `/usr/lib/${machine}-linux-gnu/libatomic.so.1`),
+  'qemu-system-x86': ['qemu-system-x86_64'],
+  'busybox-static': ['busybox'],
+  'xz-utils': ['xz'],
 }
 
-const TEST = ['e2fsprogs', 'libnbd-bin', 'nbdkit', 'fio', 'qemu-utils', 'drbd-utils', 'python3-libnbd']
+/** A real kernel as the peer: test/interop/kernel-peer. It fetches the kernel itself, into a cache. */
+const KERNEL_PEER = ['qemu-system-x86', 'drbd-utils', 'busybox-static', 'xz-utils']
+
+const TEST = ['e2fsprogs', 'libnbd-bin', 'nbdkit', 'fio', 'qemu-utils', 'python3-libnbd', ...KERNEL_PEER]
 const TARGETS = {
   build: [],
   demo: ['e2fsprogs', 'libnbd-bin'],
   test: TEST,
   long: [...TEST, 'libatomic1'],
+  interop: KERNEL_PEER,
   bench: ['fio', 'libnbd-bin', 'nbdkit', 'qemu-utils', 'qemu-system-common'],
 }
 

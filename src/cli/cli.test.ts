@@ -28,6 +28,8 @@ function volume(change: Partial<VolumeReport> = {}): VolumeReport {
     outOfSyncBlocks: 0,
     resyncTotalBlocks: 0,
     resyncLeftBlocks: 0,
+    verifyTotalBlocks: 0,
+    verifyDoneBlocks: 0,
     resyncBytes: 0,
     resyncHoleBytes: 0,
     uuids: { current: '0'.repeat(16), bitmap: '0'.repeat(16), history1: '0'.repeat(16), history2: '0'.repeat(16) },

@@ -57,6 +57,16 @@ const STATE_COMMANDS: readonly StateCommand[] = [
     description: 'begin a new data generation',
     options: [['--clear-bitmap', 'the disks are equal: nothing is out of sync']],
   },
+  {
+    name: 'verify',
+    description: 'compare the disks of both hosts while they are in use',
+    options: [
+      ['--start <sector>', 'first sector, of 512 bytes'],
+      ['--stop <sector>', 'sector to stop at'],
+    ],
+  },
+  { name: 'pause-sync', description: 'let a resync rest', options: [] },
+  { name: 'resume-sync', description: 'let it go on', options: [] },
   { name: 'outdate', description: 'mark the local data as outdated', options: [] },
   { name: 'resume-io', description: 'let frozen I/O go on', options: [] },
 ]

@@ -2,6 +2,7 @@
 // number out), so they share one function; what tells them apart stands in the table of main.ts.
 
 import type { CommandName, CommandReply, CommandRequest } from '../control/api.ts'
+import { StartError } from '../daemon/errors.ts'
 import { type Context, EXIT_OK } from './context.ts'
 import { exitCodeOf, failureText } from './exit-codes.ts'
 import { type Target, targetsOf } from './objects.ts'
@@ -11,6 +12,8 @@ export interface StateCommandOptions {
   readonly overwriteDataOfPeer?: boolean
   readonly discardMyData?: boolean
   readonly clearBitmap?: boolean
+  readonly start?: string
+  readonly stop?: string
 }
 
 /** From here on nothing can be done for the objects that are left (config-and-tools.md 4.1). */
@@ -45,6 +48,15 @@ function objectOf(target: Target, reply: CommandReply): string {
   return named ? target.object : `${target.resource}/${reply.volume}`
 }
 
+/** As drbdadm has it: a number with `s` behind it, or without. */
+function sectorOf(option: string, text: string): number {
+  const digits = /^([0-9]{1,15})s?$/.exec(text)?.[1]
+  if (digits === undefined) {
+    throw new StartError('E_ARGUMENT', `${option} ${text}: it is no number of sectors`)
+  }
+  return Number(digits)
+}
+
 function requestOf(command: CommandName, target: Target, options: StateCommandOptions): CommandRequest {
   return {
     command,
@@ -52,5 +64,7 @@ function requestOf(command: CommandName, target: Target, options: StateCommandOp
     ...(options.force === true || options.overwriteDataOfPeer === true ? { force: true } : {}),
     ...(options.discardMyData === true ? { discardMyData: true } : {}),
     ...(options.clearBitmap === true ? { clearBitmap: true } : {}),
+    ...(options.start === undefined ? {} : { startSector: sectorOf('--start', options.start) }),
+    ...(options.stop === undefined ? {} : { stopSector: sectorOf('--stop', options.stop) }),
   }
 }

@@ -27,6 +27,9 @@ export const COMMAND_NAMES = [
   'invalidate',
   'invalidate-remote',
   'new-current-uuid',
+  'verify',
+  'pause-sync',
+  'resume-sync',
   'outdate',
   'resume-io',
 ] as const
@@ -43,6 +46,9 @@ export interface CommandRequest {
   readonly discardMyData?: boolean
   /** new-current-uuid. */
   readonly clearBitmap?: boolean
+  /** verify, in sectors of 512 bytes: from, and up to. */
+  readonly startSector?: number
+  readonly stopSector?: number
 }
 
 /** DRBD's numbers, as in `AdminResult`. `volume`: the one that the number is about, if it is about one. */

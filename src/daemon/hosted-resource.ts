@@ -182,6 +182,12 @@ export class HostedResource {
         const clearBitmap = request.clearBitmap ?? false
         return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, clearBitmap }))
       }
+      case 'verify': {
+        const { startSector = 0, stopSector } = request
+        return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, startSector, stopSector }))
+      }
+      case 'pause-sync':
+      case 'resume-sync':
       case 'invalidate':
       case 'invalidate-remote':
       case 'outdate':

@@ -29,11 +29,13 @@ import {
 } from '../wire/drbd/constants.ts'
 import type { Packet, PacketOf } from '../wire/drbd/packets.ts'
 import { decodeStateWord, encodeStateWord } from '../wire/drbd/state-word.ts'
+import { BarrierAcks } from './barrier-acks.ts'
 import { Connector, type SocketPair } from './connector.ts'
 import type { Engine } from './engine.ts'
 import { type EpochHost, type ReceivedEpoch, ReceivedEpochs, SentEpochs } from './epochs.ts'
 import type { SocketId } from './events.ts'
 import {
+  PARTING_MS,
   PEER_BYTES_MAX,
   PROTOCOL_MAX,
   PROTOCOL_MIN,
@@ -77,6 +79,7 @@ export class Connection implements EpochHost {
   readonly #connector: Connector
   readonly epochs: SentEpochs
   readonly receivedEpochs: ReceivedEpochs
+  readonly #barrierAcks: BarrierAcks
   #phase: Phase = 'idle'
   /** State of the connection as a whole: 0..9, and 9 for as long as it is established. */
   conn = C_STANDALONE
@@ -84,6 +87,8 @@ export class Connection implements EpochHost {
   reason: string | undefined
   #data: SocketId | undefined
   #meta: SocketId | undefined
+  /** Streams of a handshake that has failed, on their way out; what still comes in is not looked at. */
+  readonly #parting = new Set<SocketId>()
   resolveConflicts = false
   apv = 80
   features = 0
@@ -111,6 +116,7 @@ export class Connection implements EpochHost {
     this.#router = new PacketRouter(engine, this)
     this.epochs = new SentEpochs(this)
     this.receivedEpochs = new ReceivedEpochs(this)
+    this.#barrierAcks = new BarrierAcks(engine.timers, (packet) => this.sendMeta(packet))
   }
 
   // ---- what was agreed -----------------------------------------------------------------------------------------------------
@@ -195,6 +201,10 @@ export class Connection implements EpochHost {
     }
   }
 
+  sendBarrierAck(barrier: number, setSize: number, withdrawn: boolean): void {
+    this.#barrierAcks.add(barrier, setSize, this.#engine.nowMs, withdrawn && !this.coprimePeer)
+  }
+
   onEpochAdvance(): void {
     for (const volume of this.#engine.volumes) volume.io.pumpNeeded = true
   }
@@ -227,6 +237,7 @@ export class Connection implements EpochHost {
   // ---- connecting ------------------------------------------------------------------------------------------------------------
 
   connect(discardMyData: boolean): void {
+    this.#part()
     this.discardMyData = discardMyData
     this.reason = undefined
     this.#setConn(C_UNCONNECTED, 'connect')
@@ -254,7 +265,8 @@ export class Connection implements EpochHost {
   }
 
   onClosed(socket: SocketId, reason: string): void {
-    if (socket === this.#data || socket === this.#meta) {
+    if (this.#parting.delete(socket)) this.#part()
+    else if (socket === this.#data || socket === this.#meta) {
       if (this.#tearingDown) return
       this.fail(C_NETWORK_FAILURE, `the connection was closed: ${reason}`)
     } else this.#connector.onClosed(socket, reason)
@@ -307,7 +319,26 @@ export class Connection implements EpochHost {
   giveUp(reason: string): void {
     this.#engine.log('error', `connection given up (StandAlone): ${reason}`)
     this.reason = reason
+    if (this.#engine.volumes.some((volume) => volume.state.conn === C_WF_REPORT_PARAMS)) this.#letPeerDecide()
     this.#goStandAlone(reason)
+  }
+
+  /**
+   * The peer has all that it needs to come to the same end, but may not have looked at it yet. No packet tells it: if the
+   * streams ended now, a kernel would take that for a network failure and try for ever. So they stay open for a moment.
+   */
+  #letPeerDecide(): void {
+    for (const socket of [this.#data, this.#meta]) if (socket !== undefined) this.#parting.add(socket)
+    this.#data = undefined
+    this.#meta = undefined
+    const { timers, nowMs } = this.#engine
+    timers.set('parting', nowMs + PARTING_MS, () => this.#part())
+  }
+
+  #part(): void {
+    this.#engine.timers.clear('parting')
+    for (const socket of this.#parting) this.#engine.emit({ type: 'socket.close', socket })
+    this.#parting.clear()
   }
 
   protocolError(reason: string): void {
@@ -338,6 +369,7 @@ export class Connection implements EpochHost {
     this.session++
     this.epochs.reset()
     this.receivedEpochs.reset()
+    this.#barrierAcks.reset()
     const pending = this.#pendingChange
     this.#pendingChange = undefined
     pending?.done(0)
@@ -362,10 +394,11 @@ export class Connection implements EpochHost {
   mayReceive(socket: SocketId): boolean {
     if (socket === this.#data) return !this.dataBlocked
     if (socket === this.#meta) return this.#phase === 'established'
-    return this.#connector.isStranger(socket)
+    return this.#parting.has(socket) || this.#connector.isStranger(socket)
   }
 
   onPacket(socket: SocketId, packet: Packet): void {
+    if (this.#parting.has(socket)) return
     if (socket !== this.#data && socket !== this.#meta) {
       this.#connector.onPacket(socket, packet)
       return
@@ -383,6 +416,7 @@ export class Connection implements EpochHost {
 
   onGarbage(socket: SocketId, reason: string): void {
     if (socket === this.#data || socket === this.#meta) this.protocolError(reason)
+    else if (this.#parting.has(socket)) this.#part()
     else {
       this.#connector.tellOfStranger(reason)
       this.#engine.emit({ type: 'socket.close', socket })
@@ -718,6 +752,7 @@ export class Connection implements EpochHost {
 
   /** A graceful end from our side; `done` with 1 or the code of the refusal. */
   disconnect(force: boolean, done: (code: number) => void): void {
+    this.#part()
     if (!this.established || force) {
       this.#goStandAlone('disconnect')
       done(SS_SUCCESS)

@@ -7,6 +7,7 @@ import type { Digests, Entropy } from '../runtime/ports.ts'
 import {
   C_CONNECTED,
   C_STANDALONE,
+  C_VERIFY_S,
   connectionStateName,
   D_CONSISTENT,
   D_DISKLESS,
@@ -27,6 +28,7 @@ import {
   SS_NO_UP_TO_DATE_DISK,
   SS_NOTHING_TO_DO,
   SS_PRIMARY_NOP,
+  SS_RESYNC_RUNNING,
   SS_SUCCESS,
   UUID_JUST_CREATED,
 } from '../wire/drbd/constants.ts'
@@ -41,6 +43,7 @@ import {
   REQUEST_INVALIDATE_REMOTE,
   REQUEST_PRIMARY,
   REQUEST_PRIMARY_FORCED,
+  REQUEST_VERIFY,
   stateChangeText,
   type ValidityContext,
   validateChange,
@@ -51,6 +54,11 @@ import { FENCING_NUMBER, Volume } from './volume.ts'
 /** How often a promotion is tried again when both hosts change their state at once. */
 const PROMOTE_TRIES = 4
 const PROMOTE_RETRY_MS = 50
+/** Driver errors: paused already; not paused, or only by another resource, or by the peer. */
+const PAUSE_IS_SET = 134
+const PAUSE_IS_CLEAR = 135
+const PAUSED_BY_DEPENDENCY = 156
+const PAUSED_BY_PEER = 157
 
 export interface EngineOptions {
   /** Off only in the test of the tests: reads do not wait for overlapping writes in flight. */
@@ -333,6 +341,13 @@ export class Engine {
       case 'invalidate-remote':
         this.#withVolume(command.volume, done, (volume) => this.#invalidate(volume, true, done))
         break
+      case 'pause-sync':
+      case 'resume-sync':
+        this.#withVolume(command.volume, done, (volume) => this.#pauseSync(volume, command.type === 'pause-sync', done))
+        break
+      case 'verify':
+        this.#withVolume(command.volume, done, (volume) => this.#verify(volume, command, done))
+        break
       case 'new-current-uuid':
         this.#withVolume(command.volume, done, (volume) => this.#newCurrentUuid(volume, command.clearBitmap, done))
         break
@@ -427,7 +442,12 @@ export class Engine {
     fenced: boolean,
     done: (result: AdminResult) => void,
   ): void {
-    const transient = code === SS_CONCURRENT_ST_CHG || code === SS_IN_TRANSIENT_STATE || code === SS_CW_FAILED_BY_PEER
+    // DRBD's rules refuse any change with -8 while a full resync is about to start (9.5).
+    const transient =
+      code === SS_CONCURRENT_ST_CHG ||
+      code === SS_IN_TRANSIENT_STATE ||
+      code === SS_CW_FAILED_BY_PEER ||
+      code === SS_RESYNC_RUNNING
     if (!transient || triesLeft <= 0) {
       done(stateResult(code))
       return
@@ -541,6 +561,34 @@ export class Engine {
       volume.setAllOutOfSync()
       done(OK)
     }
+  }
+
+  #pauseSync(volume: Volume, pause: boolean, done: (result: AdminResult) => void): void {
+    const { userIsp, aftrIsp, peerIsp } = volume.state
+    if (userIsp !== pause) this.#change(volume, { userIsp: pause }, pause ? 'pause-sync' : 'resume-sync', done)
+    else if (pause) done(driverResult(PAUSE_IS_SET))
+    else if (aftrIsp) done(driverResult(PAUSED_BY_DEPENDENCY))
+    else done(driverResult(peerIsp ? PAUSED_BY_PEER : PAUSE_IS_CLEAR))
+  }
+
+  #verify(
+    volume: Volume,
+    range: { readonly startSector: number; readonly stopSector: number | undefined },
+    done: (result: AdminResult) => void,
+  ): void {
+    const wanted = { ...volume.state, conn: C_VERIFY_S }
+    const code = validateChange(volume.state, wanted, this.validityContext(volume))
+    if (code < SS_SUCCESS || volume.state.conn !== C_CONNECTED) {
+      done(stateResult(code < SS_SUCCESS ? code : SS_NEED_CONNECTION))
+      return
+    }
+    this.connection.requestChange(volume, REQUEST_VERIFY, (reply) => {
+      if (reply >= SS_SUCCESS) {
+        volume.io.verify.plan(range.startSector, range.stopSector ?? volume.sizeSectors)
+        volume.change({ conn: C_VERIFY_S }, 'verify')
+      }
+      done(stateResult(reply === 0 ? SS_NEED_CONNECTION : reply))
+    })
   }
 
   #newCurrentUuid(volume: Volume, clearBitmap: boolean, done: (result: AdminResult) => void): void {

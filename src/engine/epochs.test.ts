@@ -22,8 +22,8 @@ function testHost(strictEpochs: boolean, maxEpochSize = 100): TestHost {
     sent,
     errors,
     sendData: (packet) => sent.push(packet.type === 'P_BARRIER' ? `barrier ${packet.barrier}` : packet.type),
-    sendMeta: (packet) =>
-      sent.push(packet.type === 'P_BARRIER_ACK' ? `ack ${packet.barrier} of ${packet.setSize}` : packet.type),
+    sendBarrierAck: (barrier, setSize, withdrawn) =>
+      sent.push(`ack ${barrier} of ${setSize}${withdrawn ? ', some withdrawn' : ''}`),
     protocolError: (reason) => errors.push(reason),
     flushBetweenEpochs: (done) => done(),
     onEpochAdvance: () => undefined,
@@ -235,7 +235,7 @@ describe('ReceivedEpochs', () => {
     const third = epochs.received()
     epochs.onBarrier(3)
     epochs.written(third)
-    assert.deepEqual(host.sent, ['ack 1 of 1', 'ack 3 of 1'])
+    assert.deepEqual(host.sent, ['ack 1 of 1, some withdrawn', 'ack 3 of 1'])
   })
 
   it('tells which epoch may go to disk', () => {

@@ -22,7 +22,8 @@ export interface EpochHost {
   /** The peer is a kernel: epochs end with each completion. */
   readonly strictEpochs: boolean
   sendData(packet: Packet): void
-  sendMeta(packet: Packet): void
+  /** `withdrawn`: writes of the epoch were superseded or are to be sent again. */
+  sendBarrierAck(barrier: number, setSize: number, withdrawn: boolean): void
   protocolError(reason: string): void
   /** Flushes the own disks; towards a kernel peer, before the next epoch may be written. */
   flushBetweenEpochs(done: () => void): void
@@ -115,6 +116,8 @@ export interface ReceivedEpoch {
   /** Writes received, and how many of these are not acknowledged yet. */
   count: number
   pending: number
+  /** Some of its writes were superseded or are to be sent again; `count` leaves them out. */
+  withdrawn: boolean
   barrier: number | undefined
   /** The connection that it came by is gone: nothing of it may be acknowledged any more. */
   lost: boolean
@@ -122,7 +125,7 @@ export interface ReceivedEpoch {
 
 export class ReceivedEpochs {
   readonly #host: EpochHost
-  #current: ReceivedEpoch = { index: 0, count: 0, pending: 0, barrier: undefined, lost: false }
+  #current: ReceivedEpoch = { index: 0, count: 0, pending: 0, withdrawn: false, barrier: undefined, lost: false }
   /** Closed by a barrier that is not acknowledged yet; oldest first. */
   readonly #closed: ReceivedEpoch[] = []
   #flushing = false
@@ -146,13 +149,21 @@ export class ReceivedEpochs {
   /** Superseded or to be retried: it counts neither as pending nor in the acknowledged number (7.5). */
   withdrawn(epoch: ReceivedEpoch): void {
     epoch.count--
+    epoch.withdrawn = true
     this.written(epoch)
   }
 
   onBarrier(barrier: number): void {
     this.#current.barrier = barrier
     this.#closed.push(this.#current)
-    this.#current = { index: this.#current.index + 1, count: 0, pending: 0, barrier: undefined, lost: false }
+    this.#current = {
+      index: this.#current.index + 1,
+      count: 0,
+      pending: 0,
+      withdrawn: false,
+      barrier: undefined,
+      lost: false,
+    }
     this.#acknowledge()
   }
 
@@ -165,7 +176,14 @@ export class ReceivedEpochs {
     for (const epoch of this.#closed) epoch.lost = true
     this.#current.lost = true
     this.#closed.length = 0
-    this.#current = { index: this.#current.index + 1, count: 0, pending: 0, barrier: undefined, lost: false }
+    this.#current = {
+      index: this.#current.index + 1,
+      count: 0,
+      pending: 0,
+      withdrawn: false,
+      barrier: undefined,
+      lost: false,
+    }
   }
 
   #acknowledge(): void {
@@ -175,7 +193,7 @@ export class ReceivedEpochs {
       advanced = true
       // An epoch of which nothing is left has no acknowledgement: the kernel takes a count of 0 for an error (7.5).
       if (epoch.count > 0) {
-        this.#host.sendMeta({ type: 'P_BARRIER_ACK', volume: 0, barrier: epoch.barrier ?? 0, setSize: epoch.count })
+        this.#host.sendBarrierAck(epoch.barrier ?? 0, epoch.count, epoch.withdrawn)
       }
     }
     if (!advanced) return

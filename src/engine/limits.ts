@@ -16,6 +16,8 @@ export const ZERO_BYTES_MAX_OLD_PEER = 4 * MIB
 
 /** Pause after a failed handshake before the next attempt (1.6). */
 export const RECONNECT_PAUSE_MS = 1000
+/** After a handshake that ends StandAlone the streams stay open so long, for the peer to come to the same end. */
+export const PARTING_MS = 2000
 /** Pause after an established connection broke (13: "about 20 ms"). */
 export const RECONNECT_AFTER_LOSS_MS = 20
 
@@ -42,6 +44,11 @@ export const RESYNC_WINDOW_BYTES = 8 * MIB
 export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
 /** How long after an application request the disk counts as busy. */
 export const RESYNC_BUSY_MS = 50
+/** A verify compares so much at a time: one bit of the bitmap, by which the peer counts results (wire-protocol.md 8.10). */
+export const VERIFY_BLOCK_SECTORS = 8
+/** Blocks of a verify under way without and with application I/O beside it. */
+export const VERIFY_WINDOW_BLOCKS = 256
+export const VERIFY_WINDOW_BUSY_BLOCKS = 16
 /** Requests of one resync never cross this border (wire-protocol.md 8.3). */
 export const RESYNC_EXTENT_SECTORS = (16 * MIB) / 512
 
@@ -59,6 +66,9 @@ export const AUTO_WINDOW_MS = 1000
 export const AUTO_IDLE_MS = 1500
 /** Extents whose last hand-overs are remembered; then counting begins anew. */
 export const AUTO_MEMORY_EXTENTS_MAX = 65_536
+
+/** How long a kernel is given to finish writes that were superseded, before their epoch is acknowledged (barrier-acks.ts). */
+export const BARRIER_ACK_DELAY_MS = 1000
 
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB

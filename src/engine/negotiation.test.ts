@@ -14,6 +14,7 @@ import {
   D_DISKLESS,
   D_INCONSISTENT,
   D_NEGOTIATING,
+  D_UPTODATE,
   R_PRIMARY,
   R_SECONDARY,
   UF_DISCARD_MY_DATA,
@@ -21,6 +22,7 @@ import {
   UUID_JUST_CREATED,
 } from '../wire/drbd/constants.ts'
 import { decodeStateWord } from '../wire/drbd/state-word.ts'
+import { PARTING_MS } from './limits.ts'
 
 const COPRIME: PeerOptions = { features: { features: COPRIME_FEATURES } }
 
@@ -42,7 +44,12 @@ function meet(
 function assertRefused({ host, peer }: Scene, pattern: RegExp): void {
   assert.equal(host.engine.status().connection, 'StandAlone')
   assert.match(host.engine.status().connectionReason ?? '', pattern)
-  assert.equal(peer.closed.has(peer.data), true)
+  // What the peer still sends, while it comes to the same end, is not looked at.
+  peer.sendState({ conn: C_CONNECTED, pdsk: D_UPTODATE })
+  peer.onMeta({ type: 'P_PING', volume: 0 })
+  assert.equal(host.engine.status().connection, 'StandAlone')
+  host.advance(PARTING_MS)
+  assert.deepEqual([peer.closed.has(peer.data), peer.closed.has(peer.meta)], [true, true])
 }
 
 describe('the burst of the handshake', () => {
@@ -132,6 +139,23 @@ describe('sizes (4.1)', () => {
 })
 
 describe('refusals', () => {
+  it('the streams of a failed handshake end when the peer ends one, and at once when a new attempt is asked for', () => {
+    for (const how of ['peer', 'connect'] as const) {
+      const { host, peer } = meet(
+        { volumes: [{ superblock: { bitmap: 0x50n } }] },
+        { uuids: { current: 0x7770n, bitmap: 0x50n } },
+      )
+      const { data, meta } = peer
+      assert.deepEqual([host.engine.status().connection, peer.closed.size], ['StandAlone', 0])
+      if (how === 'connect') host.admin({ type: 'connect', discardMyData: false })
+      else {
+        peer.closed.add(meta)
+        host.event({ type: 'socket.closed', socket: meta, reason: 'closed' })
+      }
+      assert.deepEqual([peer.closed.has(data), peer.closed.has(meta)], [true, true])
+    }
+  })
+
   it('unrelated data', () => {
     const uuids = { current: 0x7770n, history1: 0x10n, history2: 0x20n }
     assertRefused(meet({ volumes: [{ superblock: { history1: 0x30n, history2: 0x40n } }] }, { uuids }), /unrelated/)

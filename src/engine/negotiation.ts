@@ -288,7 +288,9 @@ export class Negotiation {
     if (settled === 'done') return
     real = settled
     let conn = own.conn
-    if (own.conn === C_WF_REPORT_PARAMS) conn = peer.conn === C_AHEAD ? C_BEHIND : C_CONNECTED
+    if (own.conn === C_WF_REPORT_PARAMS) conn = C_CONNECTED
+    // The peer is congested: it goes on without us, and will be the source of a resync when it is not any more (8.11).
+    if (peer.conn === C_AHEAD && (conn === C_CONNECTED || conn === C_BEHIND)) conn = C_BEHIND
     if (own.conn === C_WF_REPORT_PARAMS && this.#bothAllZero(peer, own)) {
       const proposal = volume.engine.connection.resolveConflicts ? this.#proposal : (this.#peer?.history1 ?? 0n)
       volume.engine.log('info', 'both disks are new and all zero: no initial sync is needed', volume.number)

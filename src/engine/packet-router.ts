@@ -128,6 +128,9 @@ export class PacketRouter {
           io.peer.onReadRequest('verify', packet, undefined)
         }
         break
+      case 'P_OV_REPLY':
+        if (this.#checkRange(packet, volume)) io.verify.onReply(packet.sector, packet.sizeBytes, packet.digest)
+        break
       case 'P_DATA_REPLY':
         if (this.#checkDigest(packet) && !io.onDataReply(packet.blockIdLo, packet.sector, packet.payload))
           this.#connection.protocolError('P_DATA_REPLY to a request that was not made')
@@ -349,7 +352,8 @@ export class PacketRouter {
         known = io.onNegativeReply(packet.blockIdLo, packet.sector)
         break
       case 'P_NEG_RS_DREPLY':
-        io.resync.onNegativeAnswer(packet.sector, packet.sizeBytes, true)
+        if (!io.verify.onNegativeReply(packet.sector, packet.sizeBytes))
+          io.resync.onNegativeAnswer(packet.sector, packet.sizeBytes, true)
         break
       case 'P_RS_CANCEL':
         io.resync.onNegativeAnswer(packet.sector, packet.sizeBytes, false)
@@ -358,8 +362,7 @@ export class PacketRouter {
         io.resync.onInSync(packet.sector, packet.sizeBytes)
         break
       case 'P_OV_RESULT':
-        if (packet.blockIdLo === 4712 && volume.inRange(packet.sector, packet.sizeBytes / 512))
-          volume.markOutOfSync(packet.sector, packet.sizeBytes / 512)
+        io.verify.onResult(packet.sector, packet.sizeBytes / 512, packet.blockIdLo)
         break
     }
     if (!known)

@@ -125,6 +125,7 @@ export class PeerIo {
       for (const write of waiting) if (!this.#trySubmit(write)) this.#waiting.push(write)
     }
     this.#io.resync.pumpWrites()
+    this.#io.verify.pump()
   }
 
   onPeerWriteDone(write: PeerWrite, error: DiskError | undefined): void {
@@ -473,7 +474,7 @@ export class PeerIo {
       return
     }
     this.#answerRead(read, data)
-    this.#io.release(read)
+    if (!read.answered) this.#io.release(read)
   }
 
   #answerRead(read: PeerRead, data: Uint8Array): void {
@@ -521,6 +522,7 @@ export class PeerIo {
           sizeBytes: read.sectors * 512,
           digest: volume.engine.digests.digest(volume.engine.settings.verifyAlg, data),
         })
+        read.answered = volume.io.verify.onAnswered(read)
         return
       case 'data':
       case 'resync':

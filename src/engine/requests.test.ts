@@ -4,18 +4,30 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { LocalRead, LocalWrite, mustWait, PeerRead, PeerWrite, type Request, ResyncRequest } from './requests.ts'
+import {
+  LocalRead,
+  LocalWrite,
+  mustWait,
+  PeerRead,
+  PeerWrite,
+  type Request,
+  ResyncRequest,
+  VerifyRequest,
+} from './requests.ts'
 
 const io = { volume: { engine: { connection: { session: 1 } } } } as never
 const localRead = (patch: Partial<LocalRead> = {}): LocalRead => Object.assign(new LocalRead(io, 1, 0, 8), patch)
 const localWrite = (patch: Partial<LocalWrite> = {}): LocalWrite =>
   Object.assign(new LocalWrite(io, 1, 0, 8, undefined, false, false), patch)
 const from = { sector: 0, blockIdHi: 0, blockIdLo: 1, flags: 0, sizeBytes: 4096 }
-const epoch = { index: 0, count: 1, pending: 1, barrier: undefined, lost: false }
+const epoch = { index: 0, count: 1, pending: 1, withdrawn: false, barrier: undefined, lost: false }
 const peerWrite = (patch: Partial<PeerWrite> = {}): PeerWrite =>
   Object.assign(new PeerWrite(io, from, 4096, undefined, false, epoch), patch)
 const peerRead = (): PeerRead => new PeerRead(io, 'data', from, undefined)
 const resync = (patch: Partial<ResyncRequest> = {}): ResyncRequest => Object.assign(new ResyncRequest(io, 0, 8), patch)
+
+const verify = (patch: Partial<VerifyRequest> = {}): VerifyRequest => Object.assign(new VerifyRequest(io, 0, 8), patch)
+const answeredRead = Object.assign(new PeerRead(io, 'verify', from, undefined), { answered: true })
 
 type Starting = Parameters<typeof mustWait>[0]
 const STARTING: readonly Starting[] = [
@@ -25,6 +37,8 @@ const STARTING: readonly Starting[] = [
   'peer-write',
   'resync-request',
   'resync-write',
+  'verify-request',
+  'verify-read',
 ]
 
 /** What is in progress; who waits for it. */
@@ -34,23 +48,32 @@ const ROWS: readonly (readonly [string, Request, readonly Starting[]])[] = [
   [
     'a write at the own disk',
     localWrite({ started: true, localPending: true, peerPending: true }),
-    ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write'],
+    ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write', 'verify-request'],
   ],
   [
     'a write that is complete here, not on the peer',
     localWrite({ started: true, peerPending: true }),
-    ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write'],
+    ['local-read', 'peer-read', 'local-write', 'resync-request', 'resync-write', 'verify-request'],
   ],
   [
     'a write that was not begun, because it waits for a lock',
     localWrite(),
-    ['local-write', 'resync-request', 'resync-write'],
+    ['local-write', 'resync-request', 'resync-write', 'verify-request'],
   ],
-  ['a write of the peer that waits', peerWrite(), ['local-read', 'peer-read', 'local-write']],
+  ['a write of the peer that waits', peerWrite(), ['local-read', 'peer-read', 'local-write', 'verify-read']],
   [
     'a write of the peer at the disk',
     peerWrite({ submitted: true }),
-    ['local-read', 'peer-read', 'local-write', 'peer-write', 'resync-write'],
+    [
+      'local-read',
+      'peer-read',
+      'local-write',
+      'peer-write',
+      'resync-request',
+      'resync-write',
+      'verify-request',
+      'verify-read',
+    ],
   ],
   [
     'one that asked first, applied here and not known to be on the peer',
@@ -58,12 +81,20 @@ const ROWS: readonly (readonly [string, Request, readonly Starting[]])[] = [
     ['local-read', 'peer-read'],
   ],
   ['a read for the peer', peerRead(), ['local-write', 'peer-write', 'resync-write']],
-  ['a resync request without an answer', resync(), ['local-write', 'resync-request']],
+  ['a resync request without an answer', resync(), ['local-write', 'resync-request', 'verify-request']],
   [
     'a resync answer at the disk',
     resync({ answered: true, writing: true }),
-    ['local-read', 'peer-read', 'local-write', 'peer-write', 'resync-request'],
+    ['local-read', 'peer-read', 'local-write', 'peer-write', 'resync-request', 'verify-request'],
   ],
+  [
+    'a resync request whose checksum is being read',
+    resync({ checksumming: true }),
+    ['local-write', 'peer-write', 'resync-request', 'verify-request'],
+  ],
+  ['a verified block that the peer was told the digest of', answeredRead, ['local-write', 'resync-write']],
+  ['a block that the peer was asked the digest of', verify(), ['local-write']],
+  ['the same, being read here', verify({ reading: true }), ['local-write', 'peer-write', 'resync-write']],
 ]
 
 describe('mustWait', () => {

@@ -18,8 +18,11 @@ import type { VolumeIo } from './volume-io.ts'
  * | peer-write      | a write received from the peer                                    | receipt .. acknowledged; if it asked first, on both disks |
  * | peer-read       | a read for the peer: P_DATA_REQUEST, resync and verify requests   | start .. answer queued on the data stream |
  * | resync-request  | we are target: range asked for                                    | request sent .. resync write complete    |
+ * | verify-request  | we verify: block asked for                                        | request sent .. own digest compared      |
+ *
+ * A peer-read for a verify stays active until the peer's result has come (verify.ts).
  */
-export type Request = LocalRead | LocalWrite | PeerWrite | PeerRead | ResyncRequest
+export type Request = LocalRead | LocalWrite | PeerWrite | PeerRead | ResyncRequest | VerifyRequest
 
 abstract class Base {
   readonly sector: number
@@ -218,6 +221,8 @@ export class PeerRead extends Base implements DiskOp {
   readonly digest: Uint8Array | undefined
   /** The connection by which it came; an answer over another one would mean nothing. */
   readonly session: number
+  /** Of a verify: the disk is done with it, the peer's result is outstanding. */
+  answered = false
 
   constructor(
     io: VolumeIo,
@@ -248,25 +253,54 @@ export class ResyncRequest extends Base implements DiskOp {
   answered = false
   data: Uint8Array | undefined
   writing = false
+  /** The own data are being read for their checksum; the request leaves when that is done. */
+  checksumming = false
 
   constructor(io: VolumeIo, sector: number, sectors: number) {
     super(sector, sectors)
     this.io = io
   }
 
-  onDisk(error: DiskError | undefined): void {
-    this.io.resync.onResyncWriteDone(this, error)
+  onDisk(error: DiskError | undefined, data: Uint8Array | undefined): void {
+    if (this.checksumming) this.io.resync.onChecksumRead(this, error, data)
+    else this.io.resync.onResyncWriteDone(this, error)
+  }
+}
+
+export class VerifyRequest extends Base implements DiskOp {
+  readonly kind = 'verify-request'
+  readonly io: VolumeIo
+  peerDigest: Uint8Array | undefined
+  /** The own disk is at work on it. */
+  reading = false
+
+  constructor(io: VolumeIo, sector: number, sectors: number) {
+    super(sector, sectors)
+    this.io = io
+  }
+
+  get isAnswered(): boolean {
+    return this.peerDigest !== undefined
+  }
+
+  onDisk(error: DiskError | undefined, data: Uint8Array | undefined): void {
+    this.io.verify.onReadDone(this, error, data)
   }
 }
 
 /**
  * Whether a request of kind `starting` has to wait while `present`, which overlaps it, is active. `starting` may be
- * `resync-write`: an answered resync request that wants to write.
+ * `resync-write`: an answered resync request that wants to write; or `verify-read`: an answered verify request that wants to
+ * read.
  *
  * The rule behind all: two overlapping operations of which one writes are never in the disk queue together, and a read
  * waits for an overlapping write that is not complete everywhere (docs/architecture.md, "Reads").
  */
-export function mustWait(starting: Request['kind'] | 'resync-write', present: Request, readRule: boolean): boolean {
+export function mustWait(
+  starting: Request['kind'] | 'resync-write' | 'verify-read',
+  present: Request,
+  readRule: boolean,
+): boolean {
   switch (starting) {
     case 'local-read':
     case 'peer-read':
@@ -279,18 +313,26 @@ export function mustWait(starting: Request['kind'] | 'resync-write', present: Re
     case 'peer-write':
       // Own writes in flight are the business of the order in force (order/).
       if (present.kind === 'local-read') return !present.remote
-      if (present.kind === 'peer-read') return true
+      if (present.kind === 'peer-read') return !present.answered
+      if (present.kind === 'verify-request') return present.reading
       // The source sent the answer before this write: older data must not land on top of it.
-      if (present.kind === 'resync-request') return present.answered
+      if (present.kind === 'resync-request') return present.answered || present.checksumming
       return present.kind === 'peer-write' && present.submitted && !present.applied
+    case 'verify-request':
     case 'resync-request':
+      // One that is at the disk would be read halfway for a checksum.
+      if (present.kind === 'peer-write') return present.submitted && !present.applied
       return present.kind === 'local-write' || present.kind === 'resync-request'
     case 'resync-write':
       if (present.kind === 'local-read') return !present.remote
       if (present.kind === 'resync-request') return false
+      if (present.kind === 'verify-request') return present.reading
       // One that is not at the disk yet came later and waits for us.
       if (present.kind === 'peer-write') return present.submitted && !present.applied
       return true
+    case 'verify-read':
+      // Sent before the peer's answer, so it is part of what the peer compared.
+      return present.kind === 'peer-write' && !present.applied
     default:
       return unreachable(starting)
   }

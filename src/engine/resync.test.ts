@@ -9,8 +9,11 @@ import { Pair } from '../../test/support/engine-network.ts'
 import { COPRIME_FEATURES, type PeerOptions, type Scene, ScriptedPeer } from '../../test/support/scripted-peer.ts'
 import { Prng } from '../base/prng.ts'
 import { sameGeneration } from '../meta/uuids.ts'
+import { SimDigests } from '../sim/digests.ts'
 import {
   C_CONNECTED,
+  C_PAUSED_SYNC_S,
+  C_PAUSED_SYNC_T,
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
   C_WF_BITMAP_S,
@@ -41,11 +44,12 @@ function targetUpToBitmap(
   bits: number[],
   options: HostOptions = {},
   hold: (text: string) => boolean = () => false,
+  peerOptions: PeerOptions = COPRIME,
 ): Scene {
   const host = new EngineHost(options)
   const peer = new ScriptedPeer(host)
   host.attach()
-  peer.openStreams({ ...COPRIME, uuids: { current: NEWER, bitmap: GENERATION, dirtyBits: bits.length } })
+  peer.openStreams({ ...peerOptions, uuids: { current: NEWER, bitmap: GENERATION, dirtyBits: bits.length } })
   peer.sendFeatures()
   peer.introduce()
   assert.equal(host.volume.state.conn, C_WF_BITMAP_T, host.engine.connection.reason)
@@ -94,6 +98,95 @@ describe('target', () => {
       peer.taken('P_RS_THIN_REQ').map(({ sector, sizeBytes }) => [sector, sizeBytes]),
       [[24, 4096]],
     )
+  })
+
+  for (const [version, bytesMax] of [
+    [94, 32 * 1024],
+    [99, 128 * 1024],
+    [101, 1024 * 1024],
+  ] as const) {
+    it(`no request is larger than an answer of version ${version}`, () => {
+      const all = Array.from({ length: 256 }, (_, bit) => bit)
+      const peerOptions = { features: { features: 0, protocolMax: version } }
+      const { peer } = targetUpToBitmap(all, {}, undefined, peerOptions)
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      const sizes = peer.taken('P_RS_DATA_REQUEST').map(({ sizeBytes }) => sizeBytes)
+      assert.equal(Math.max(...sizes), bytesMax)
+    })
+  }
+
+  describe('with csums-alg', () => {
+    const settings = { csumsAlg: 'sha1' }
+    const digests = new SimDigests()
+
+    it('asks with the checksum of its own data; equal ones are in sync without a transfer', () => {
+      const { host, peer } = syncTarget([3, 200], { settings })
+      const asked = peer.taken('P_CSUM_RS_REQUEST')
+      assert.deepEqual(
+        asked.map(({ sector, digest }) => [sector, Buffer.from(digest).toString('hex')]),
+        [24, 1600].map((sector) => {
+          const own = host.data.read(sector * 512, 4096)
+          return [sector, Buffer.from(digests.digest('sha1', own)).toString('hex')]
+        }),
+      )
+      assert.deepEqual(peer.taken('P_RS_THIN_REQ'), [])
+      const head = { volume: 0, blockIdHi: 0xffffffff, blockIdLo: 0xffffffff }
+      peer.onMeta({ type: 'P_RS_IS_IN_SYNC', ...head, sector: 24, sizeBytes: 4096, sequence: peer.nextSequence() })
+      assert.equal(host.volume.bitmap?.count, 1)
+      assert.deepEqual(peer.taken('P_RS_WRITE_ACK'), [])
+      reply({ host, peer }, 1600, sectorsOf(8, 0x11))
+      assert.equal(peer.taken('P_RS_WRITE_ACK').length, 1)
+      assert.equal(host.volume.state.conn, C_CONNECTED)
+      assert.equal(host.volume.state.disk, D_UPTODATE)
+    })
+
+    it('a write of the peer waits until the checksum is read', () => {
+      const { host, peer } = targetUpToBitmap([3], { settings })
+      host.hold = (job) => job.text.startsWith('disk.read')
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      peer.sendState({ conn: C_SYNC_SOURCE, disk: D_UPTODATE, pdsk: D_INCONSISTENT })
+      host.take()
+      peer.write(24, sectorsOf(8, 0x22), { flags: DP_SEND_WRITE_ACK | DP_MAY_SET_IN_SYNC })
+      assert.deepEqual(host.take('disk.write'), [])
+      host.completeAll()
+      assert.deepEqual(host.take('disk.write'), ['disk.write 24+8'])
+    })
+
+    it('own data that cannot be read are asked for without a checksum', () => {
+      const volumes = [{ settings: { onIoError: 'pass_on' } }] as const
+      const { host, peer } = targetUpToBitmap([3], { settings, volumes })
+      host.hold = (job) => job.text.startsWith('disk.read')
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      host.complete('disk.read', IO_ERROR)
+      assert.equal(peer.taken('P_RS_THIN_REQ').length, 1)
+    })
+
+    it('the connection is lost while a checksum is read: nothing is left behind', () => {
+      const { host, peer } = targetUpToBitmap([3], { settings })
+      host.hold = (job) => job.text.startsWith('disk.read')
+      peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      peer.disconnect()
+      host.completeAll()
+      assert.equal(host.volume.io.quiet, true)
+    })
+  })
+
+  it('a pause, asked for here or by the peer, stops the requests; both must end before it goes on', () => {
+    const { host, peer } = syncTarget([3, 200])
+    peer.take()
+    assert.equal(host.admin({ type: 'pause-sync', volume: 0 })?.code, 0)
+    assert.equal(host.admin({ type: 'pause-sync', volume: 0 })?.code, 134)
+    assert.equal(host.volume.state.conn, C_PAUSED_SYNC_T)
+    assert.equal(decodeStateWord(peer.one('P_STATE').state).userIsp, true)
+    peer.sendState({ conn: C_PAUSED_SYNC_S, disk: D_UPTODATE, pdsk: D_INCONSISTENT, userIsp: true })
+    assert.equal(host.admin({ type: 'resume-sync', volume: 0 })?.code, 0)
+    assert.equal(host.admin({ type: 'resume-sync', volume: 0 })?.code, 157)
+    reply({ host, peer }, 24, sectorsOf(8, 0x11))
+    reply({ host, peer }, 1600, sectorsOf(8, 0x11))
+    assert.equal(host.volume.state.conn, C_PAUSED_SYNC_T, 'what was asked for is taken')
+    peer.sendState({ conn: C_SYNC_SOURCE, disk: D_UPTODATE, pdsk: D_INCONSISTENT })
+    assert.equal(host.volume.state.conn, C_CONNECTED)
+    assert.equal(host.admin({ type: 'resume-sync', volume: 0 })?.code, 135)
   })
 
   it('adjacent blocks are one request, aligned to its size', () => {
@@ -358,38 +451,40 @@ describe('two hosts', () => {
     })
   }
 
-  it('with two Primaries, cuts and random writes beside the resync: equal in the end, every request answered', () => {
-    for (let seed = 1; seed <= 30; seed++) {
-      const prng = new Prng(seed)
-      const pair = apart()
-      const { a, b, network } = pair
-      network.mayDial = () => true
-      for (const host of [a, b]) host.hold = (job) => prng.chance(1, 2) && job.text.startsWith('disk')
-      network.completesHeldJobs = true
-      network.pick = (count) => prng.u32() % count
-      const requests: [EngineHost, number][] = []
-      let promoted = false
-      for (let i = 0; i < 60; i++) {
-        const host = prng.chance(1, 2) || b.engine.role !== R_PRIMARY ? a : b
-        const sector = prng.u32() % 1600
-        const sectors = 1 + (prng.u32() % 16)
-        requests.push([
-          host,
-          prng.chance(1, 4) ? host.read(sector, sectors) : host.write(sector, sectorsOf(sectors, i)),
-        ])
-        network.run(prng.u32() % 25)
-        if (prng.chance(1, 3)) network.advance(prng.u32() % 300)
-        if (!promoted && b.engine.connection.established && b.volume.state.conn >= C_CONNECTED && prng.chance(1, 4)) {
-          promoted = true
-          b.event({ type: 'admin', id: 999_999, command: PRIMARY })
+  for (const csumsAlg of ['', 'sha1']) {
+    it(`with two Primaries, cuts and random writes beside the resync${csumsAlg === '' ? '' : ' by checksums'}: equal in the end, every request answered`, () => {
+      for (let seed = 1; seed <= 30; seed++) {
+        const prng = new Prng(seed)
+        const pair = apart({ settings: { csumsAlg } })
+        const { a, b, network } = pair
+        network.mayDial = () => true
+        for (const host of [a, b]) host.hold = (job) => prng.chance(1, 2) && job.text.startsWith('disk')
+        network.completesHeldJobs = true
+        network.pick = (count) => prng.u32() % count
+        const requests: [EngineHost, number][] = []
+        let promoted = false
+        for (let i = 0; i < 60; i++) {
+          const host = prng.chance(1, 2) || b.engine.role !== R_PRIMARY ? a : b
+          const sector = prng.u32() % 1600
+          const sectors = 1 + (prng.u32() % 16)
+          requests.push([
+            host,
+            prng.chance(1, 4) ? host.read(sector, sectors) : host.write(sector, sectorsOf(sectors, i)),
+          ])
+          network.run(prng.u32() % 25)
+          if (prng.chance(1, 3)) network.advance(prng.u32() % 300)
+          if (!promoted && b.engine.connection.established && b.volume.state.conn >= C_CONNECTED && prng.chance(1, 4)) {
+            promoted = true
+            b.event({ type: 'admin', id: 999_999, command: PRIMARY })
+          }
+          if (!promoted && prng.chance(1, 30)) network.cut()
         }
-        if (!promoted && prng.chance(1, 30)) network.cut()
+        network.run()
+        assertEqualInTheEnd(pair, `seed ${seed}`)
+        for (const [host, id] of requests)
+          assert.equal(host.answer(id), 'done', `seed ${seed}: request ${id} on ${host.name}`)
+        for (const host of [a, b]) assert.equal(host.volume.io.active.size, 0)
       }
-      network.run()
-      assertEqualInTheEnd(pair, `seed ${seed}`)
-      for (const [host, id] of requests)
-        assert.equal(host.answer(id), 'done', `seed ${seed}: request ${id} on ${host.name}`)
-      for (const host of [a, b]) assert.equal(host.volume.io.active.size, 0)
-    }
-  })
+    })
+  }
 })

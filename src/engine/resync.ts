@@ -28,7 +28,6 @@ import type { PacketOf } from '../wire/drbd/packets.ts'
 import {
   BITMAP_WRITEBACK_MS,
   REQUEST_BYTES_MAX,
-  RESYNC_BUSY_MS,
   RESYNC_EXTENT_SECTORS,
   RESYNC_WINDOW_BUSY_BYTES,
   RESYNC_WINDOW_BYTES,
@@ -58,6 +57,8 @@ export class Resync {
   sentBytes = 0
   receivedBytes = 0
   holeBytes = 0
+  /** As target: not transferred, because the checksums were equal. */
+  equalBytes = 0
 
   constructor(io: VolumeIo) {
     this.#io = io
@@ -151,7 +152,7 @@ export class Resync {
     this.#finishing = false
     this.stop()
     for (const request of [...this.#requests]) {
-      if (!request.writing) this.#drop(request)
+      if (!request.writing && !request.checksumming) this.#drop(request)
       else {
         // It stays in the disk queue, and in the way of others, but its completion means nothing any more.
         this.#requests.delete(request)
@@ -191,7 +192,7 @@ export class Resync {
         continue
       }
       const to = this.#requestEnd(from)
-      if (!this.#takeCredit((to - from) * 4096)) break
+      if (!this.takeCredit((to - from) * 4096, () => this.advance())) break
       this.#cursor = to
       const sector = from * 8
       const sectors = Math.min(to * 8, volume.sizeSectors) - sector
@@ -203,27 +204,24 @@ export class Resync {
     this.#checkFinished()
   }
 
-  /** Merges adjacent set bits: up to 1 MiB, aligned to its size, inside 16 MiB (8.3). */
+  /** Merges adjacent set bits: up to what an answer can carry (1 MiB), aligned to its size, inside 16 MiB (8.3). */
   #requestEnd(from: number): number {
-    const { bitmap } = this.#io.volume
+    const { bitmap, engine } = this.#io.volume
     if (bitmap === undefined) return from
     const run = bitmap.nextClear(from)
     const extentEnd = (Math.floor((from * 8) / RESYNC_EXTENT_SECTORS) + 1) * (RESYNC_EXTENT_SECTORS / 8)
-    const limit = Math.min(run, extentEnd, from + REQUEST_BYTES_MAX / 4096)
+    const limit = Math.min(run, extentEnd, from + engine.connection.writeBytesMax / 4096)
     let bits = 1
     while (from % (bits * 2) === 0 && from + bits * 2 <= limit) bits *= 2
     return from + bits
   }
 
   #window(): number {
-    const { volume } = this.#io
-    return volume.engine.nowMs - this.#io.lastRequestMs < RESYNC_BUSY_MS || this.#io.peer.pending.size > 0
-      ? RESYNC_WINDOW_BUSY_BYTES
-      : RESYNC_WINDOW_BYTES
+    return this.#io.busy ? RESYNC_WINDOW_BUSY_BYTES : RESYNC_WINDOW_BYTES
   }
 
-  /** The administrator's rate limit as a bucket that holds a tenth of a second. */
-  #takeCredit(bytes: number): boolean {
+  /** The administrator's rate limit as a bucket that holds a tenth of a second; `again` is called when there may be more. */
+  takeCredit(bytes: number, again: () => void): boolean {
     const { volume } = this.#io
     const rate = volume.settings.resyncRateMaxKib * 1024
     if (rate === 0) return true
@@ -235,14 +233,58 @@ export class Resync {
     this.#creditAtMs = now
     if (this.#creditBytes < bytes) {
       const waitMs = Math.max(1, ((bytes - this.#creditBytes) * 1000) / rate)
-      volume.engine.timers.set(this.#timer('rate'), now + waitMs, () => this.advance())
+      volume.engine.timers.set(this.#timer('rate'), now + waitMs, again)
       return false
     }
     this.#creditBytes -= bytes
     return true
   }
 
+  /** No own write is under way there, and none starts before the answer is written. */
   sendRequest(request: ResyncRequest): void {
+    const { volume } = this.#io
+    const { connection, settings } = volume.engine
+    if (settings.csumsAlg === '' || connection.apv < 89) {
+      this.#ask(request)
+      return
+    }
+    request.checksumming = true
+    volume.engine.emit({
+      type: 'disk.read',
+      volume: volume.number,
+      offsetBytes: request.sector * 512,
+      lengthBytes: request.sectors * 512,
+      op: request,
+    })
+  }
+
+  /** The source compares: equal data need not be sent (8.5). Own data that cannot be read are asked for as they are. */
+  onChecksumRead(request: ResyncRequest, error: DiskError | undefined, data: Uint8Array | undefined): void {
+    const { volume } = this.#io
+    const { engine } = volume
+    request.checksumming = false
+    this.#io.pumpNeeded = true
+    if (!this.#requests.has(request)) {
+      this.#io.release(request)
+      return
+    }
+    if (error !== undefined || data === undefined) {
+      if (error !== undefined) volume.onDataError(error, 'read')
+      if (this.#requests.has(request)) this.#ask(request)
+      return
+    }
+    engine.connection.sendData({
+      type: 'P_CSUM_RS_REQUEST',
+      volume: volume.number,
+      sector: request.sector,
+      blockIdHi: SYNCER_HI,
+      blockIdLo: SYNCER_LO,
+      sizeBytes: request.sectors * 512,
+      digest: engine.digests.digest(engine.settings.csumsAlg, data),
+    })
+  }
+
+  #ask(request: ResyncRequest): void {
     const { volume } = this.#io
     const { connection } = volume.engine
     request.sentAtMs = volume.engine.nowMs
@@ -283,6 +325,7 @@ export class Resync {
     const request = this.#find(sector, sizeBytes)
     if (request === undefined) return false
     const [from, to] = blocksTouched(request.sector, request.sectors)
+    this.equalBytes += sizeBytes
     this.#drop(request)
     this.clearInSync(from, to)
     this.advance()
@@ -428,6 +471,7 @@ export class Resync {
       if (volume.bitmap !== undefined && volume.bitmap.dirtyBlocks > 0 && volume.state.disk >= D_INCONSISTENT) {
         volume.store?.writeBitmap(volume.bitmap, 'changed')
       }
+      volume.engine.statusChanged()
       timers.set(this.#timer('bitmap'), volume.engine.nowMs + BITMAP_WRITEBACK_MS, again)
     }
     timers.set(this.#timer('bitmap'), volume.engine.nowMs + BITMAP_WRITEBACK_MS, again)

@@ -29,12 +29,22 @@ import { AskedWrites } from './asked-writes.ts'
 import type { DiskOp } from './effects.ts'
 import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
+import { RESYNC_BUSY_MS } from './limits.ts'
 import { createOrder } from './order/create-order.ts'
 import type { WriteOrder } from './order/order.ts'
 import { PeerIo } from './peer-io.ts'
-import { LocalRead, LocalWrite, mustWait, type PeerRead, type Request, type ResyncRequest } from './requests.ts'
+import {
+  LocalRead,
+  LocalWrite,
+  mustWait,
+  type PeerRead,
+  type Request,
+  type ResyncRequest,
+  type VerifyRequest,
+} from './requests.ts'
 import { Resync } from './resync.ts'
 import type { Stability } from './stability.ts'
+import { Verify } from './verify.ts'
 import type { Volume } from './volume.ts'
 
 /** A range that the winner of a conflict leaves free for the write it told to retry. */
@@ -49,12 +59,13 @@ export class VolumeIo {
   readonly order: WriteOrder
   readonly asked: AskedWrites
   readonly resync: Resync
+  readonly verify: Verify
   readonly active = new IntervalSet<Request>()
   /** Sent to the peer and not yet answered, by block id; in the order in which they were sent. */
   readonly inFlight = new Map<number, LocalWrite | LocalRead>()
   readonly owed = new Set<OwedRange>()
   /** Local requests that wait for what overlaps them, in order of arrival. */
-  #waiting: (LocalRead | LocalWrite | PeerRead | ResyncRequest)[] = []
+  #waiting: (LocalRead | LocalWrite | PeerRead | ResyncRequest | VerifyRequest)[] = []
   /** Requests that wait until the volume takes I/O at all. */
   #held: (LocalRead | LocalWrite | FlushRequest)[] = []
   /** Complete here, not on the peer, and not yet allowed to be answered. */
@@ -86,6 +97,7 @@ export class VolumeIo {
     this.order = createOrder(volume)
     this.asked = new AskedWrites(this)
     this.resync = new Resync(this)
+    this.verify = new Verify(this)
     this.flushes = new Flushes(this)
   }
 
@@ -143,6 +155,11 @@ export class VolumeIo {
     }
   }
 
+  /** Clients here or there are at work: what runs in the background takes little. */
+  get busy(): boolean {
+    return this.volume.engine.nowMs - this.lastRequestMs < RESYNC_BUSY_MS || this.peer.pending.size > 0
+  }
+
   /** No request of a client is in progress. */
   get quiet(): boolean {
     return (
@@ -178,7 +195,7 @@ export class VolumeIo {
 
   // ---- waiting for what overlaps ---------------------------------------------------------------------------------------
 
-  enqueueLocal(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): void {
+  enqueueLocal(request: LocalRead | LocalWrite | PeerRead | ResyncRequest | VerifyRequest): void {
     if (this.#waiting.length === 0 && !this.#blocked(request)) this.#start(request)
     else if (this.#waiting.length > 0 && !this.#behind(request, this.#waiting.length) && !this.#blocked(request))
       this.#start(request)
@@ -219,7 +236,7 @@ export class VolumeIo {
     }
   }
 
-  #blocked(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): boolean {
+  #blocked(request: LocalRead | LocalWrite | PeerRead | ResyncRequest | VerifyRequest): boolean {
     let blocked = false
     const readRule = this.volume.engine.readRule
     this.active.forEachOverlap(request.sector, request.sectors, (present) => {
@@ -232,7 +249,7 @@ export class VolumeIo {
   }
 
   /** Fairness: whether an overlapping request that came earlier still waits, and one of the two writes. */
-  #behind(request: LocalRead | LocalWrite | PeerRead | ResyncRequest, earlierCount: number): boolean {
+  #behind(request: LocalRead | LocalWrite | PeerRead | ResyncRequest | VerifyRequest, earlierCount: number): boolean {
     for (let i = 0; i < earlierCount; i++) {
       const earlier = this.#waiting[i] as Request
       if ((earlier.kind === 'local-write' || request.kind === 'local-write') && overlaps(earlier, request)) return true
@@ -240,7 +257,7 @@ export class VolumeIo {
     return false
   }
 
-  #start(request: LocalRead | LocalWrite | PeerRead | ResyncRequest): void {
+  #start(request: LocalRead | LocalWrite | PeerRead | ResyncRequest | VerifyRequest): void {
     switch (request.kind) {
       case 'local-read':
         this.#startRead(request)
@@ -256,6 +273,10 @@ export class VolumeIo {
       case 'resync-request':
         this.activate(request)
         this.resync.sendRequest(request)
+        break
+      case 'verify-request':
+        this.activate(request)
+        this.verify.sendRequest(request)
         break
     }
   }

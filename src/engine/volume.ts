@@ -26,6 +26,7 @@ import type { VolumeSettings, VolumeStatus } from '../runtime/api.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import {
   C_AHEAD,
+  C_BEHIND,
   C_CONNECTED,
   C_PAUSED_SYNC_S,
   C_PAUSED_SYNC_T,
@@ -33,6 +34,8 @@ import {
   C_STARTING_SYNC_T,
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
+  C_VERIFY_S,
+  C_VERIFY_T,
   C_WF_BITMAP_S,
   C_WF_BITMAP_T,
   C_WF_SYNC_UUID,
@@ -696,6 +699,8 @@ export class Volume implements MetadataHost, ActivityHost {
       this.io.resync.awaitBitmap()
     if (old.conn !== C_WF_BITMAP_S && next.conn === C_WF_BITMAP_S) this.io.resync.sendBitmap()
     if (!isSyncing(old.conn) && isSyncing(next.conn)) this.io.resync.start()
+    if (isVerifying(old.conn) && !isVerifying(next.conn)) this.io.verify.stop()
+    if (!isVerifying(old.conn) && isVerifying(next.conn)) this.io.verify.start()
     if (old.conn === C_PAUSED_SYNC_T && next.conn === C_SYNC_TARGET) this.io.resync.advance()
     const wasSuspended = old.susp || old.suspFen || old.suspNod
     if (wasSuspended && !this.suspended && this.#newUuidPending) this.newCurrentUuid()
@@ -717,7 +722,10 @@ export class Volume implements MetadataHost, ActivityHost {
       next.conn === C_CONNECTED &&
       old.conn !== C_SYNC_SOURCE &&
       old.conn !== C_PAUSED_SYNC_S
-    if (established || old.role !== next.role || failed || worse || paused || synced) this.negotiation.sendState()
+    const { apv } = this.engine.connection
+    const verified = old.conn === C_VERIFY_S && next.conn === C_CONNECTED && apv >= 97 && apv !== 100
+    if (established || old.role !== next.role || failed || worse || paused || synced || verified)
+      this.negotiation.sendState()
     if (old.pdsk === D_DISKLESS && next.pdsk > D_DISKLESS && next.pdsk !== D_UNKNOWN && !established) {
       this.negotiation.sendUuids(0)
       this.negotiation.sendState()
@@ -843,7 +851,8 @@ export class Volume implements MetadataHost, ActivityHost {
     this.setUuids(startUuidsTarget(this.uuids, syncUuid))
     const session = this.engine.connection.session
     const begin = (): void => {
-      if (session === this.engine.connection.session && this.state.conn === C_WF_SYNC_UUID)
+      const { conn } = this.state
+      if (session === this.engine.connection.session && (conn === C_WF_SYNC_UUID || conn === C_BEHIND))
         this.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
     }
     // "Inconsistent" must be durable before the first block is overwritten.
@@ -881,7 +890,7 @@ export class Volume implements MetadataHost, ActivityHost {
     })
     this.engine.log(
       'info',
-      `resync is done: ${this.io.resync.receivedBytes} bytes received in all, ${this.io.resync.holeBytes} bytes were holes`,
+      `resync is done: ${this.io.resync.receivedBytes} bytes received in all, ${this.io.resync.holeBytes} bytes were holes, ${this.io.resync.equalBytes} bytes had equal checksums`,
       this.number,
     )
   }
@@ -921,6 +930,8 @@ export class Volume implements MetadataHost, ActivityHost {
       outOfSyncBlocks: this.#bitmap?.count ?? 0,
       resyncTotalBlocks: isSyncing(state.conn) ? io.resync.totalBits : 0,
       resyncLeftBlocks: isSyncing(state.conn) ? (this.#bitmap?.count ?? 0) : 0,
+      verifyTotalBlocks: isVerifying(state.conn) ? io.verify.totalBlocks : 0,
+      verifyDoneBlocks: isVerifying(state.conn) ? io.verify.doneBlocks : 0,
       resyncBytes: io.resync.sentBytes + io.resync.receivedBytes + io.resync.holeBytes,
       resyncHoleBytes: io.resync.holeBytes,
       uuids: this.uuids,
@@ -947,3 +958,5 @@ export const FENCING_NUMBER = { 'dont-care': 0, 'resource-only': 1, 'resource-an
 
 export const isSyncing = (conn: number): boolean =>
   conn === C_SYNC_SOURCE || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_S || conn === C_PAUSED_SYNC_T
+
+const isVerifying = (conn: number): boolean => conn === C_VERIFY_S || conn === C_VERIFY_T

@@ -53,6 +53,15 @@ export type AdminCommand =
   | { readonly type: 'invalidate'; readonly volume: number }
   | { readonly type: 'invalidate-remote'; readonly volume: number }
   | { readonly type: 'new-current-uuid'; readonly volume: number; readonly clearBitmap: boolean }
+  /** Compares both disks between two sectors; `stopSector` undefined: to the end. */
+  | {
+      readonly type: 'verify'
+      readonly volume: number
+      readonly startSector: number
+      readonly stopSector: number | undefined
+    }
+  | { readonly type: 'pause-sync'; readonly volume: number }
+  | { readonly type: 'resume-sync'; readonly volume: number }
   | { readonly type: 'outdate'; readonly volume: number }
   | { readonly type: 'resume-io' }
   /** Secondary, disconnect, detach: after it the disks are closed. */
@@ -181,6 +190,9 @@ export interface VolumeStatus {
   /** Of the resync that is running: blocks at its start and blocks left; 0 and 0 otherwise. */
   readonly resyncTotalBlocks: number
   readonly resyncLeftBlocks: number
+  /** Of the online verify that is running; 0 and 0 otherwise. */
+  readonly verifyTotalBlocks: number
+  readonly verifyDoneBlocks: number
   /**
    * Totals since start, in bytes of the device: what a resync transferred, in either direction, as data or as holes; and of
    * these the holes.

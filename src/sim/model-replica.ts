@@ -428,6 +428,8 @@ const EMPTY_VOLUME: VolumeStatus = {
   outOfSyncBlocks: 0,
   resyncTotalBlocks: 0,
   resyncLeftBlocks: 0,
+  verifyTotalBlocks: 0,
+  verifyDoneBlocks: 0,
   resyncBytes: 0,
   resyncHoleBytes: 0,
   uuids: { current: 0n, bitmap: 0n, history1: 0n, history2: 0n },

@@ -276,6 +276,7 @@ describe('verdicts', () => {
       index: 0,
       count: 1,
       pending: 1,
+      withdrawn: false,
       barrier: undefined,
       lost: false,
     })

@@ -27,10 +27,11 @@ export class CoprimeHost {
   #daemon: LongRunning | undefined
   #nbd: NbdConnectionToServer | undefined
 
-  constructor(folder: string) {
+  /** `node`: which host of the configuration it is. */
+  constructor(folder: string, node: 'a' | 'b' = 'a') {
     this.#folder = folder
     const control = join(folder, 'control')
-    this.#words = ['-c', join(folder, 'r0.res'), '--node', 'a', '--runtime-dir', folder, '--control', control]
+    this.#words = ['-c', join(folder, 'r0.res'), '--node', node, '--runtime-dir', folder, '--control', control]
     this.control = new ControlClient(control)
   }
 

@@ -18,6 +18,8 @@ export interface KernelConf extends ConfSections {
 
 export interface CoprimeConf extends ConfSections {
   readonly image: string
+  /** Of host b, if that is a coprime as well and reads the same file. */
+  readonly peerImage?: string
   readonly port: number
   /** Where the relay listens for coprime. */
   readonly peerPort: number
@@ -34,8 +36,8 @@ export function kernelConf({ device, peerPort, net, disk }: KernelConf): string 
   return `global { usage-count no; }\nresource r0 {\n${sections({ net, disk })}${hosts.join('')}}\n`
 }
 
-export function coprimeConf({ image, port, peerPort, nbdSocket, net, disk, handlers }: CoprimeConf): string {
-  const hosts = [host('a', `127.0.0.1:${port}`, image), host('b', `127.0.0.1:${peerPort}`, image)]
+export function coprimeConf({ image, peerImage, port, peerPort, nbdSocket, net, disk, handlers }: CoprimeConf): string {
+  const hosts = [host('a', `127.0.0.1:${port}`, image), host('b', `127.0.0.1:${peerPort}`, peerImage ?? image)]
   const own = `skip coprime { r0 { nbd { listen unix ${nbdSocket}; } } }\n`
   return `resource r0 {\n${sections({ net, disk, handlers })}${hosts.join('')}}\n${own}`
 }

@@ -29,6 +29,8 @@ export const DEVICES = {
   noDiscard: { device: '/dev/vdb', sizeBytes: 16 * MIB, discard: false },
   /** 128 MiB: several activity-log extents. */
   large: { device: '/dev/vdc', sizeBytes: 128 * MIB, discard: true },
+  /** 4 MiB, for what passes over all of it. */
+  small: { device: '/dev/vdd', sizeBytes: 4 * MIB, discard: true },
 } as const
 
 export interface RowOptions {
@@ -132,6 +134,13 @@ export class KernelPair {
   /** Writes both configurations; a running daemon does not see it before its next start. */
   async configure(options: RowOptions): Promise<void> {
     this.#options = options
+    await this.reconfigureKernel()
+    this.coprime.configure(this.coprimeConf(this.coprimeImage))
+  }
+
+  /** A guest that has booted again has forgotten all. */
+  async reconfigureKernel(): Promise<void> {
+    const options = this.#options
     const { device } = this.#device
     await this.kernel.configure(
       kernelConf({
@@ -142,7 +151,6 @@ export class KernelPair {
       }),
       device,
     )
-    this.coprime.configure(this.coprimeConf(this.coprimeImage))
   }
 
   /** With another backing disk, perhaps. */

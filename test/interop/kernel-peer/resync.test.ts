@@ -1,0 +1,210 @@
+// Goal: after any resync both disks are equal, and only what had to be copied was copied.
+// Method: full syncs, bitmaps plain and compressed, checksums, holes; each with coprime as source and as target.
+
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { type KernelPair, MIB, type RowOptions, rows } from './pair.ts'
+
+const KIB = 1024
+const LOST = /sock_recvmsg|short read|error receiving/
+
+rows('resync', (row) => {
+  row('first full sync, coprime is the source', async (pair) => {
+    await pair.begin()
+    await pair.create()
+    await pair.coprime.command({ command: 'up' })
+    await pair.coprime.command({ command: 'primary', force: true })
+    await (await pair.coprime.nbd()).write(5 * KIB, randomBytes(3 * MIB))
+    await pair.kernel.drbdadm('up r0')
+    await pair.finish()
+  })
+
+  row('first full sync, the kernel is the source', async (pair) => {
+    await pair.begin()
+    await pair.create()
+    await pair.kernel.drbdadm('up r0')
+    await pair.kernel.drbdadm('primary --force r0')
+    await pair.kernel.writeRandom(4 * KIB, 3 * MIB, 64 * KIB)
+    await pair.coprime.command({ command: 'up' })
+    await pair.finish()
+  })
+
+  row('primary --force while connected: full sync both ways, one after the other', async (pair) => {
+    await pair.begin()
+    await pair.create()
+    await pair.up()
+    await pair.connected()
+    await pair.coprime.command({ command: 'primary', force: true })
+    await pair.clean()
+    await pair.coprime.secondary()
+    await pair.coprime.command({ command: 'invalidate' })
+    await pair.clean()
+    await pair.coprime.command({ command: 'invalidate-remote' })
+    await pair.clean()
+    await pair.kernel.drbdadm('invalidate r0')
+    await pair.clean()
+    await pair.kernel.drbdadm('invalidate-remote r0')
+    await pair.finish()
+  })
+
+  for (const useRle of [true, false]) {
+    for (const source of ['coprime', 'kernel'] as const) {
+      row(`bitmap ${useRle ? 'compressed' : 'plain'}, ${source} is the source`, async (pair) => {
+        await missedWrites(pair, source, { net: { 'use-rle': useRle }, device: 'large' })
+        await pair.finish()
+      })
+    }
+  }
+
+  row('a bitmap that does not compress', async (pair) => {
+    await pair.inSync()
+    await pair.kernel.drbdadm('disconnect r0')
+    await pair.coprime.primary()
+    const nbd = await pair.coprime.nbd()
+    for (let block = 0; block < 1500; block += 2) await nbd.write(block * 4 * KIB, randomBytes(512))
+    await pair.kernel.drbdadm('connect r0')
+    await pair.finish()
+  })
+
+  for (const algorithm of ['sha1', 'crc32c']) {
+    for (const source of ['coprime', 'kernel'] as const) {
+      row(`checksum resync with ${algorithm}, ${source} is the source`, async (pair) => {
+        await missedWrites(pair, source, { net: { 'csums-alg': algorithm } }, true)
+        if (source === 'coprime') await pair.kernel.untilLogged(/had equal checksums/)
+        else assert.equal(pair.coprime.logged(/ [1-9]\d* bytes had equal checksums/), 1)
+        await pair.finish()
+      })
+    }
+  }
+
+  for (const source of ['coprime', 'kernel'] as const) {
+    row(`thin resync, ${source} is the source: holes stay holes`, async (pair) => {
+      await pair.begin({ disk: { 'rs-discard-granularity': 65_536 } })
+      await pair.create()
+      const primary = source === 'coprime' ? pair.coprime.command({ command: 'up' }) : pair.kernel.drbdadm('up r0')
+      await primary
+      if (source === 'coprime') {
+        await pair.coprime.command({ command: 'primary', force: true })
+        await (await pair.coprime.nbd()).write(MIB, randomBytes(256 * KIB))
+        await pair.kernel.drbdadm('up r0')
+      } else {
+        await pair.kernel.drbdadm('primary --force r0')
+        await pair.kernel.writeRandom(MIB, 256 * KIB, 64 * KIB)
+        await pair.coprime.command({ command: 'up' })
+      }
+      await pair.clean()
+      if (source === 'kernel') {
+        const { volume } = await pair.coprime.state()
+        assert.ok(volume.resyncHoleBytes > 10 * MIB, `${volume.resyncHoleBytes} bytes came as holes`)
+      }
+      await pair.finish()
+    })
+  }
+
+  for (const source of ['coprime', 'kernel'] as const) {
+    row(`both write while ${source} is the source of a full resync`, async (pair) => {
+      await pair.inSync({ device: 'large', net: { 'allow-two-primaries': true }, disk: { 'resync-rate': '6M' } })
+      if (source === 'coprime') await pair.coprime.command({ command: 'invalidate-remote' })
+      else await pair.coprime.command({ command: 'invalidate' })
+      await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+      await pair.kernel.until('resyncing', ({ connection }) => /^Sync/.test(connection))
+      await pair.coprime.primary()
+      await pair.kernel.drbdadm('primary r0')
+      const nbd = await pair.coprime.nbd()
+      const mine = async (): Promise<void> => {
+        for (let i = 0; i < 100; i++) await nbd.write(((i * 41) % 120) * MIB, randomBytes(16 * KIB))
+      }
+      const script = `for i in $(seq 0 99); do gdd if=/dev/urandom of=/dev/drbd0 bs=8192 count=1 seek=$(( (i * 29 % 120) * ${MIB} + 65536 )) oflag=direct,seek_bytes conv=notrunc 2>/dev/null || exit 1; done`
+      await Promise.all([mine(), pair.guest.sh(script, 120_000)])
+      await pair.finish()
+    })
+  }
+
+  for (const source of ['coprime', 'kernel'] as const) {
+    row(`paused and resumed by either side, ${source} is the source`, async (pair) => {
+      await pair.inSync({ device: 'large', disk: { 'resync-rate': '8M' } })
+      await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
+      const letter = source === 'coprime' ? 'S' : 'T'
+      const here = `PausedSync${letter}`
+      const there = `PausedSync${letter === 'S' ? 'T' : 'S'}`
+      const paused = async (): Promise<void> => {
+        await pair.coprime.until('paused', ({ volume }) => volume.connection === here)
+        await pair.kernel.until('paused', ({ connection }) => connection === there)
+      }
+      await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+      await pair.coprime.command({ command: 'pause-sync' })
+      await paused()
+      await pair.kernel.drbdadm('pause-sync r0')
+      await pair.coprime.command({ command: 'resume-sync' })
+      await paused()
+      const { outOfSyncBlocks } = (await pair.coprime.state()).volume
+      assert.ok(outOfSyncBlocks > 0)
+      await pair.coprime.primary()
+      await (await pair.coprime.nbd()).write(100 * MIB, randomBytes(64 * KIB))
+      await pair.kernel.drbdadm('resume-sync r0')
+      await pair.finish()
+    })
+  }
+
+  for (const source of ['coprime', 'kernel'] as const) {
+    row(`cut in the middle of a resync with ${source} as source, and on`, async (pair) => {
+      await pair.inSync({ device: 'large', disk: { 'resync-rate': '10M' } })
+      pair.allow(LOST)
+      await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
+      const left = source === 'coprime' ? 'SyncSource' : 'SyncTarget'
+      const started = (total: number, left: number): boolean => left < total - 2000
+      await pair.coprime.until(
+        'in the middle',
+        ({ volume }) => volume.connection === left && started(volume.resyncTotalBlocks, volume.resyncLeftBlocks),
+      )
+      pair.relay.cut()
+      await pair.apart()
+      pair.relay.heal()
+      await pair.finish()
+    })
+  }
+})
+
+/** The other one goes away, `source` writes, the other comes back. `same`: half of it is what was there before. */
+async function missedWrites(
+  pair: KernelPair,
+  source: 'coprime' | 'kernel',
+  options: RowOptions,
+  same = false,
+): Promise<void> {
+  await pair.inSync(options)
+  const old = randomBytes(256 * KIB)
+  const fresh = randomBytes(32 * KIB)
+  const write = await writer(pair, source)
+  await write(0, old)
+  if (source === 'coprime') await pair.kernel.drbdadm('disconnect r0')
+  else await pair.coprime.command({ command: 'disconnect' })
+  if (source === 'coprime') await pair.coprime.until('alone', ({ volume }) => volume.connection === 'WFConnection')
+  else await pair.kernel.until('alone', ({ connection }) => connection === 'WFConnection')
+  await write(0, same ? old.subarray(0, 128 * KIB) : randomBytes(128 * KIB))
+  await write(20 * KIB, fresh)
+  await write(9 * MIB, fresh)
+  if (source === 'coprime') await pair.kernel.drbdadm('connect r0')
+  else await pair.coprime.command({ command: 'connect' })
+  await pair.clean()
+  const { volume } = await pair.coprime.state()
+  const blocks = pair.coprime.logged(/begins: 40 blocks of 4 KiB differ/)
+  assert.equal(blocks, 1, 'as many blocks as were written')
+  if (!same && source === 'kernel') assert.equal(volume.resyncBytes, 160 * KIB)
+}
+
+async function writer(
+  pair: KernelPair,
+  side: 'coprime' | 'kernel',
+): Promise<(offsetBytes: number, data: Uint8Array) => Promise<void>> {
+  if (side === 'kernel') {
+    await pair.kernel.drbdadm('primary r0')
+    return (offsetBytes, data) => pair.kernel.write(offsetBytes, data)
+  }
+  await pair.coprime.primary()
+  const nbd = await pair.coprime.nbd()
+  return async (offsetBytes, data) => {
+    await nbd.write(offsetBytes, data)
+    await nbd.flush()
+  }
+}

@@ -1,0 +1,81 @@
+// Goal: both sides are Primary and write, also to the same blocks at the same time; both disks are identical afterwards, and no
+// request is lost or stuck.
+// Method: thousands of writes from both clients into a few blocks, over a link with a delay, so that they cross; the row says
+// who holds the resolve-conflicts flag (whoever accepted the meta connection), by which side may dial.
+
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { type KernelPair, MIB, rows } from './pair.ts'
+
+const KIB = 1024
+const TWO_PRIMARIES = { 'allow-two-primaries': true }
+
+interface Shape {
+  readonly name: string
+  /** Bytes of each write of the kernel's client and of coprime's, and by how much coprime's are shifted. */
+  readonly kernelBytes: number
+  readonly coprimeBytes: number
+  readonly shiftBytes: number
+}
+
+const SHAPES: readonly Shape[] = [
+  { name: 'equal', kernelBytes: 4096, coprimeBytes: 4096, shiftBytes: 0 },
+  { name: 'contained', kernelBytes: 16 * KIB, coprimeBytes: 4096, shiftBytes: 4096 },
+  { name: 'containing', kernelBytes: 4096, coprimeBytes: 16 * KIB, shiftBytes: 0 },
+  { name: 'partial', kernelBytes: 8 * KIB, coprimeBytes: 8 * KIB, shiftBytes: 4096 },
+]
+
+rows('two Primaries', (row) => {
+  row('distinct writes from both', async (pair) => {
+    await bothPrimary(pair)
+    const nbd = await pair.coprime.nbd()
+    const mine = Promise.all(Array.from({ length: 200 }, (_, i) => nbd.write(i * 8 * KIB, randomBytes(8 * KIB))))
+    await Promise.all([mine, pair.kernel.writeRandom(8 * MIB, 4 * MIB, 16 * KIB)])
+    await nbd.flush()
+    await pair.finish()
+  })
+
+  for (const holder of ['coprime', 'kernel'] as const) {
+    for (const shape of SHAPES) {
+      row(`conflicts, ${shape.name}, ${holder} holds the flag`, async (pair) => {
+        await bothPrimary(pair, holder)
+        pair.relay.delay(5)
+        await conflict(pair, shape, 250)
+        await pair.finish()
+      })
+    }
+  }
+})
+
+/** Who accepts the meta connection holds the flag: a side that cannot dial accepts both. */
+async function bothPrimary(pair: KernelPair, holder?: 'coprime' | 'kernel'): Promise<void> {
+  await pair.begin({ net: TWO_PRIMARIES })
+  if (holder !== undefined) pair.relay.refuse(holder)
+  await pair.create()
+  await pair.up()
+  await pair.connected()
+  await pair.kernel.drbdadm('new-current-uuid --clear-bitmap r0/0')
+  await pair.clean()
+  if (holder !== undefined) assert.equal((await pair.coprime.state()).resolveConflicts, holder === 'coprime')
+  await pair.coprime.primary()
+  await pair.kernel.drbdadm('primary r0')
+}
+
+/** Both write the same few places over and over. */
+async function conflict(pair: KernelPair, shape: Shape, rounds: number): Promise<void> {
+  const nbd = await pair.coprime.nbd()
+  const places = [0, 64 * KIB, 128 * KIB, 192 * KIB]
+  const mine = async (place: number): Promise<void> => {
+    for (let i = 0; i < rounds; i++) await nbd.write(place + shape.shiftBytes, randomBytes(shape.coprimeBytes))
+  }
+  const one = `gdd if=/dev/urandom of=/dev/drbd0 bs=${shape.kernelBytes} count=1 oflag=direct,seek_bytes conv=notrunc status=none seek=`
+  const loops = places.map(
+    (place) => `(i=0; while [ $i -lt ${Math.ceil(rounds / 4)} ]; do ${one}${place} || exit 1; i=$((i + 1)); done) &`,
+  )
+  await Promise.all([...places.map(mine), pair.guest.sh(`${loops.join(' ')} wait`, 200_000)])
+  await nbd.flush()
+  const { counters } = (await pair.coprime.state()).volume
+  const decided = counters.superseded + counters.retried
+  const told = await pair.guest.dmesg()
+  assert.ok(decided > 0 || /[Cc]oncurrent/.test(told) || shape.name === 'equal', 'there were conflicts')
+}
