@@ -725,10 +725,11 @@ export class VolumeIo {
 
   /** Start of the oldest request that the peer has not answered, or infinity. */
   get oldestUnansweredMs(): number {
+    const others = Math.min(this.flushes.sentAtMs, this.order.oldestRequestMs, this.asked.oldestMs)
     for (const request of this.inFlight.values()) {
-      if (request.kind === 'local-write') return Math.min(request.startedAtMs, this.flushes.sentAtMs)
+      if (request.kind === 'local-write') return Math.min(request.startedAtMs, others)
     }
-    return this.flushes.sentAtMs
+    return others
   }
 
   #cookie(): number {
