@@ -40,6 +40,12 @@ export class AskedWrites {
     return (nowFlags & NF_WRITTEN) === 0 || this.#io.onWriteAck('written', blockIdLo, sector)
   }
 
+  /** When the oldest write was sent that has no P_WRITE_NOW, though perhaps its acknowledgement; or infinity. */
+  get oldestMs(): number {
+    for (const write of this.#open.values()) if (write.here === 'asked') return write.startedAtMs
+    return Number.POSITIVE_INFINITY
+  }
+
   /** The write is written here now, behind all that was received so far. */
   order(write: LocalWrite): void {
     write.here = 'ordered'

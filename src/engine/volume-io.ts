@@ -799,7 +799,7 @@ export class VolumeIo {
 
   /** Start of the oldest request that the peer has not answered, or infinity. */
   get oldestUnansweredMs(): number {
-    let oldest = this.flushes.sentAtMs
+    let oldest = Math.min(this.flushes.sentAtMs, this.order.oldestRequestMs, this.asked.oldestMs)
     for (const request of this.inFlight.values()) {
       oldest = Math.min(oldest, request.startedAtMs)
       break

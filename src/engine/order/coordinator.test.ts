@@ -383,6 +383,16 @@ describe('the link is lost and comes back before anybody goes on', () => {
   })
 })
 
+describe('a data stream dies while the other one lives', () => {
+  it('P_WRITE_NOW does not come, though the acknowledgement did: the connection is ended', () => {
+    const pair = twoPrimaries(AT_ONCE, { koCount: 2, timeoutMs: 1000 })
+    pair.network.hold = from(pair.a, 'data')
+    pair.b.write(8, sectorsOf(8, 1))
+    pair.network.advance(3000)
+    assert.match(pair.b.engine.connection.reason ?? '', /left a request unanswered for 2000 ms/)
+  })
+})
+
 describe('the other host is lost', () => {
   it('what the coordinator has on its disk can be read, what it has not ordered is gone', () => {
     const pair = twoPrimaries(AT_ONCE)

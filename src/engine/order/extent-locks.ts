@@ -67,6 +67,14 @@ export class ExtentLocks {
     this.#locksMax = parts.extentsMax
   }
 
+  /** A grant waits for writes of the peer, and these are bounded by its own time-out: so this is one for a dead stream. */
+  get oldestRequestMs(): number {
+    let oldest = Number.POSITIVE_INFINITY
+    for (const lock of this.#locks.values())
+      if (lock.state === 'requested' && lock.requestedAtMs < oldest) oldest = lock.requestedAtMs
+    return oldest
+  }
+
   holds(write: LocalWrite): boolean {
     return write.lockGeneration === this.#generation
   }

@@ -264,6 +264,14 @@ describe('roles', () => {
 })
 
 describe('the link', () => {
+  it('a data stream that is dead while the other one lives: the unanswered request ends the connection', () => {
+    const pair = twoPrimaries(ORDER, { koCount: 2, timeoutMs: 1000 })
+    pair.network.hold = (head) => head.stream === 'data'
+    pair.b.write(8, sectorsOf(8, 1))
+    pair.network.advance(3000)
+    assert.match(pair.b.engine.connection.reason ?? '', /left a request unanswered for 2000 ms/)
+  })
+
   it('the holder of a lock is lost: whoever waits goes on when it is fenced', () => {
     const pair = twoPrimaries(ORDER)
     own(pair, pair.a, 0)

@@ -25,6 +25,10 @@ export class LockExtents extends SimpleOrder implements WriteOrder {
     return true
   }
 
+  override get oldestRequestMs(): number {
+    return this.locks.oldestRequestMs
+  }
+
   override admit(write: LocalWrite): boolean {
     if (this.locks.holds(write)) return true
     if (!this.host.connected || !this.host.peerMayWrite) {

@@ -23,6 +23,8 @@ export interface WriteOrder {
   /** `admit` may take a while. */
   readonly usesLocks: boolean
   readonly counters: OrderCounters
+  /** When the oldest request of its own was sent that the peer has not answered, or infinity. */
+  readonly oldestRequestMs: number
   /** Whether an own write may begin now; if not it is kept here, and asked for again through `OrderHost.restart`. */
   admit(write: LocalWrite): boolean
   /** Whether a write that is about to be sent is written here only when the peer says so (asked-writes.ts). */
@@ -104,6 +106,10 @@ export abstract class SimpleOrder {
 
   get usesLocks(): boolean {
     return false
+  }
+
+  get oldestRequestMs(): number {
+    return Number.POSITIVE_INFINITY
   }
 
   admit(_write: LocalWrite): boolean {
