@@ -39,6 +39,7 @@ import type { EngineEvent } from './events.ts'
 import { FENCE_HANDLER_NAME } from './limits.ts'
 import {
   driverErrorText,
+  FENCING_NUMBER,
   REQUEST_INVALIDATE,
   REQUEST_INVALIDATE_REMOTE,
   REQUEST_PRIMARY,
@@ -49,7 +50,7 @@ import {
   validateChange,
 } from './state-rules.ts'
 import { Timers } from './timers.ts'
-import { FENCING_NUMBER, Volume } from './volume.ts'
+import { Volume } from './volume.ts'
 
 /** How often a promotion is tried again when both hosts change their state at once. */
 const PROMOTE_TRIES = 4

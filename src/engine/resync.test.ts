@@ -473,7 +473,8 @@ describe('two hosts', () => {
           ])
           network.run(prng.u32() % 25)
           if (prng.chance(1, 3)) network.advance(prng.u32() % 300)
-          if (!promoted && b.engine.connection.established && b.volume.state.conn >= C_CONNECTED && prng.chance(1, 4)) {
+          const connected = b.engine.connection.established && b.volume.state.conn >= C_CONNECTED && !network.isBreaking
+          if (!promoted && connected && prng.chance(1, 4)) {
             promoted = true
             b.event({ type: 'admin', id: 999_999, command: PRIMARY })
           }

@@ -1,6 +1,12 @@
 // What to make of an old and a new state of a volume: whether anything changed, how to say it, and what it means.
 
 import {
+  C_PAUSED_SYNC_S,
+  C_PAUSED_SYNC_T,
+  C_SYNC_SOURCE,
+  C_SYNC_TARGET,
+  C_VERIFY_S,
+  C_VERIFY_T,
   connectionStateName,
   D_DISKLESS,
   D_FAILED,
@@ -51,3 +57,8 @@ export function describe(old: StateWord, next: StateWord): string {
   if (old.suspNod !== next.suspNod) parts.push(`frozen without data ${old.suspNod} -> ${next.suspNod}`)
   return parts.join(', ') || 'flags'
 }
+
+export const isSyncing = (conn: number): boolean =>
+  conn === C_SYNC_SOURCE || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_S || conn === C_PAUSED_SYNC_T
+
+export const isVerifying = (conn: number): boolean => conn === C_VERIFY_S || conn === C_VERIFY_T

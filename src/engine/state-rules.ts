@@ -70,6 +70,11 @@ export { driverErrorText, stateChangeText } from './result-texts.ts'
 export const FENCING_DONT_CARE = 0
 export const FENCING_RESOURCE_ONLY = 1
 export const FENCING_STONITH = 2
+export const FENCING_NUMBER = {
+  'dont-care': FENCING_DONT_CARE,
+  'resource-only': FENCING_RESOURCE_ONLY,
+  'resource-and-stonith': FENCING_STONITH,
+} as const
 
 // ---- what a state implies (9.4) -------------------------------------------------------------------------------------
 

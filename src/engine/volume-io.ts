@@ -17,7 +17,6 @@ import {
   D_UPTODATE,
   DP_ASKS_FIRST,
   DP_DISCARD,
-  DP_FLUSH,
   DP_FUA,
   DP_MAY_SET_IN_SYNC,
   DP_RW_SYNC,
@@ -26,7 +25,7 @@ import {
   DP_ZEROES,
 } from '../wire/drbd/constants.ts'
 import { AskedWrites } from './asked-writes.ts'
-import type { DiskOp } from './effects.ts'
+import { Flushes, FlushRequest } from './flushes.ts'
 import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
 import { RESYNC_BUSY_MS } from './limits.ts'
@@ -43,7 +42,6 @@ import {
   type VerifyRequest,
 } from './requests.ts'
 import { Resync } from './resync.ts'
-import type { Stability } from './stability.ts'
 import { Verify } from './verify.ts'
 import type { Volume } from './volume.ts'
 
@@ -817,155 +815,6 @@ export class VolumeIo {
     return this.#cookie()
   }
 }
-
-/** A client's flush, or one of our own (id -1) that makes the peer's copies stable. */
-export class FlushRequest {
-  readonly kind = 'flush'
-  readonly id: number
-  readonly io: VolumeIo
-
-  constructor(io: VolumeIo, id: number) {
-    this.io = io
-    this.id = id
-  }
-}
-
-/**
- * Flushes of one volume: the own disk's fdatasync and an empty P_DATA with DP_FLUSH to the peer (docs/decisions/002), one
- * round at a time; requests that come during a round are served together by the next one.
- */
-export class Flushes implements DiskOp {
-  readonly #io: VolumeIo
-  #next: FlushRequest[] = []
-  #running: FlushRequest[] = []
-  #roundRunning = false
-  #localPending = false
-  #peerCookie = 0
-  #sentToPeer = false
-  /** Of the disk that was attached when the round began: another one knows nothing of it. */
-  #stability: Stability | undefined
-  #onPeer = false
-  #failed = false
-  sentAtMs = Number.POSITIVE_INFINITY
-
-  constructor(io: VolumeIo) {
-    this.#io = io
-  }
-
-  get quiet(): boolean {
-    return !this.#roundRunning && this.#next.length === 0
-  }
-
-  request(flush: FlushRequest): void {
-    this.#next.push(flush)
-    if (!this.#roundRunning && !this.#io.hasDoubts) this.#startRound()
-  }
-
-  /** While writes are in doubt no flush is sent: with it the peer would forget which of them it applied. */
-  onDoubtsSettled(): void {
-    if (!this.#roundRunning && !this.#io.hasDoubts && this.#next.length > 0) this.#startRound()
-  }
-
-  /** A round without a client, so that the peer's copies become stable. */
-  requestOwn(): void {
-    if (this.#next.length === 0) this.request(new FlushRequest(this.#io, -1))
-  }
-
-  onDisk(error: DiskError | undefined): void {
-    this.#localPending = false
-    if (error !== undefined) {
-      this.#failed = true
-      this.#io.volume.onDataError(error, 'flush')
-    }
-    this.#finishRound()
-  }
-
-  onAck(cookie: number): boolean {
-    if (cookie === 0 || cookie !== this.#peerCookie) return false
-    this.#peerCookie = 0
-    this.sentAtMs = Number.POSITIVE_INFINITY
-    this.#onPeer = true
-    if (this.#stability === this.#io.volume.stability) this.#io.volume.onPeerFlushed()
-    this.#finishRound()
-    return true
-  }
-
-  /** The peer could not flush: its disk is about to be given up; who asked waits for what the peer says of it. */
-  onRefused(cookie: number): boolean {
-    if (cookie === 0 || cookie !== this.#peerCookie) return false
-    this.#peerCookie = 0
-    this.sentAtMs = Number.POSITIVE_INFINITY
-    if (this.#stability === this.#io.volume.stability) this.#stability?.flushFailed()
-    this.#finishRound()
-    return true
-  }
-
-  onPeerLost(): void {
-    if (this.#peerCookie === 0) return
-    this.#peerCookie = 0
-    this.sentAtMs = Number.POSITIVE_INFINITY
-    this.#finishRound()
-  }
-
-  #complete(flush: FlushRequest): void {
-    if (flush.id >= 0) this.#io.volume.engine.clientDone(flush.id, undefined)
-  }
-
-  #startRound(): void {
-    const volume = this.#io.volume
-    const { engine } = volume
-    this.#roundRunning = true
-    this.#running = this.#next
-    this.#next = []
-    this.#failed = false
-    this.#onPeer = false
-    this.#sentToPeer = volume.replicates
-    if (this.#sentToPeer) {
-      this.#peerCookie = this.#io.newCookie()
-      this.sentAtMs = engine.nowMs
-      const epoch = engine.connection.epochs.assign(undefined)
-      engine.connection.sendData({
-        type: 'P_DATA',
-        volume: volume.number,
-        sector: 0,
-        blockIdHi: 0,
-        blockIdLo: this.#peerCookie,
-        sequence: volume.nextSequence(),
-        flags: DP_FLUSH | DP_RW_SYNC | DP_SEND_WRITE_ACK,
-        digest: engine.connection.integrityDigest(EMPTY),
-        payload: EMPTY,
-      })
-      engine.connection.epochs.sent(epoch)
-      this.#stability = volume.stability
-      volume.stability?.flushSent()
-    }
-    // A round of our own is for the peer's disk only.
-    this.#localPending = volume.state.disk >= D_INCONSISTENT && this.#running.some((flush) => flush.id >= 0)
-    if (this.#localPending) engine.emit({ type: 'disk.flush', volume: volume.number, op: this })
-    else this.#finishRound()
-  }
-
-  #finishRound(): void {
-    if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return
-    const { volume } = this.#io
-    const running = this.#running
-    this.#running = []
-    this.#roundRunning = false
-    for (const flush of running) {
-      if (flush.id < 0) continue
-      if (this.#onPeer) this.#complete(flush)
-      else if (!volume.dataAccessible || (this.#failed && !volume.suspended))
-        volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk and on the peer' })
-      else if (!this.#failed && volume.mayCompleteAlone) this.#complete(flush)
-      // A resync has ended meanwhile: the peer has a part in it now.
-      else if (!this.#sentToPeer && volume.replicates) this.#next.push(flush)
-      else this.#io.park(flush)
-    }
-    if (this.#next.length > 0 && !this.#io.hasDoubts) this.#startRound()
-  }
-}
-
-const EMPTY = new Uint8Array(0)
 
 const overlaps = (a: { sector: number; sectors: number }, b: { sector: number; sectors: number }): boolean =>
   a.sector < b.sector + b.sectors && b.sector < a.sector + a.sectors

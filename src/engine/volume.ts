@@ -11,14 +11,10 @@ import { Bitmap, blocksTouched } from '../meta/bitmap.ts'
 import {
   diskStateFromFlags,
   MD_MAGIC_UNCLEAN,
-  MDF_AL_CLEAN,
-  MDF_CONNECTED_IND,
-  MDF_CONSISTENT,
   MDF_CRASHED_PRIMARY,
   MDF_FULL_SYNC,
   MDF_PEER_OUTDATED,
   MDF_PRIMARY_IND,
-  MDF_WAS_UPTODATE,
   type Superblock,
 } from '../meta/superblock.ts'
 import { newCurrent, sameGeneration, setAndRotateBitmap, type Uuids, withPrimaryBit } from '../meta/uuids.ts'
@@ -35,11 +31,9 @@ import {
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
   C_VERIFY_S,
-  C_VERIFY_T,
   C_WF_BITMAP_S,
   C_WF_BITMAP_T,
   C_WF_SYNC_UUID,
-  connectionStateName,
   D_ATTACHING,
   D_CONSISTENT,
   D_DISKLESS,
@@ -49,7 +43,6 @@ import {
   D_OUTDATED,
   D_UNKNOWN,
   D_UPTODATE,
-  diskStateName,
   R_PRIMARY,
   R_SECONDARY,
   R_UNKNOWN,
@@ -67,9 +60,11 @@ import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
-import { describe, isNewWriterHere, lostPeerData, sameState } from './state-change.ts'
-import { sanitize } from './state-rules.ts'
+import { describe, isNewWriterHere, isSyncing, isVerifying, lostPeerData, sameState } from './state-change.ts'
+import { FENCING_NUMBER, sanitize } from './state-rules.ts'
+import { superblockFlags } from './superblock-flags.ts'
 import { VolumeIo } from './volume-io.ts'
+import { volumeStatus } from './volume-status.ts'
 
 const NO_UUIDS: Uuids = { current: 0n, bitmap: 0n, history1: 0n, history2: 0n }
 const DISK_OF_NAME = new Map([
@@ -487,28 +482,11 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   #flags(metadata: AttachedMetadata): number {
-    const { disk, role, conn, pdsk } = this.state
-    if (disk < D_INCONSISTENT) return metadata.superblock.flags & ~MDF_AL_CLEAN
-    let flags =
-      metadata.superblock.flags &
-      ~(
-        MDF_CONSISTENT |
-        MDF_PRIMARY_IND |
-        MDF_CONNECTED_IND |
-        MDF_WAS_UPTODATE |
-        MDF_PEER_OUTDATED |
-        MDF_CRASHED_PRIMARY |
-        MDF_AL_CLEAN |
-        MDF_FULL_SYNC
-      )
-    if (disk > D_INCONSISTENT) flags |= MDF_CONSISTENT
-    if (role === R_PRIMARY || this.#keepsLog) flags |= MDF_PRIMARY_IND
-    if (conn >= C_CONNECTED) flags |= MDF_CONNECTED_IND
-    if (disk >= D_CONSISTENT) flags |= MDF_WAS_UPTODATE
-    if (pdsk === D_INCONSISTENT || pdsk === D_OUTDATED) flags |= MDF_PEER_OUTDATED
-    if (this.crashedPrimary) flags |= MDF_CRASHED_PRIMARY
-    if (this.#fullSync) flags |= MDF_FULL_SYNC
-    return flags
+    return superblockFlags(metadata.superblock.flags, this.state, {
+      keepsLog: this.#keepsLog,
+      crashedPrimary: this.crashedPrimary,
+      fullSync: this.#fullSync,
+    })
   }
 
   /** Writes the superblock if it differs from what was last written; called at the end of each turn with a state change. */
@@ -916,47 +894,6 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   status(): VolumeStatus {
-    const { io, state } = this
-    const suspended: ('user' | 'no-data' | 'fencing')[] = []
-    if (state.susp) suspended.push('user')
-    if (state.suspNod) suspended.push('no-data')
-    if (state.suspFen) suspended.push('fencing')
-    return {
-      volume: this.number,
-      disk: diskStateName(state.disk),
-      peerDisk: diskStateName(state.pdsk),
-      connection: connectionStateName(state.conn),
-      sizeSectors: this.sizeSectors,
-      outOfSyncBlocks: this.#bitmap?.count ?? 0,
-      resyncTotalBlocks: isSyncing(state.conn) ? io.resync.totalBits : 0,
-      resyncLeftBlocks: isSyncing(state.conn) ? (this.#bitmap?.count ?? 0) : 0,
-      verifyTotalBlocks: isVerifying(state.conn) ? io.verify.totalBlocks : 0,
-      verifyDoneBlocks: isVerifying(state.conn) ? io.verify.doneBlocks : 0,
-      resyncBytes: io.resync.sentBytes + io.resync.receivedBytes + io.resync.holeBytes,
-      resyncHoleBytes: io.resync.holeBytes,
-      uuids: this.uuids,
-      suspended,
-      counters: {
-        readRequests: io.readRequests,
-        writeRequests: io.writeRequests,
-        sentBytes: this.sentBytes,
-        receivedBytes: this.receivedBytes,
-        diskReadBytes: this.diskReadBytes,
-        diskWrittenBytes: this.diskWrittenBytes,
-        activityLogWrites: this.activityLogWrites,
-        bitmapWrites: this.bitmapWrites,
-        superseded: io.superseded,
-        retried: io.retried,
-        writeNows: io.peer.writeNows,
-        ...io.order.counters,
-      },
-    }
+    return volumeStatus(this)
   }
 }
-
-export const FENCING_NUMBER = { 'dont-care': 0, 'resource-only': 1, 'resource-and-stonith': 2 } as const
-
-export const isSyncing = (conn: number): boolean =>
-  conn === C_SYNC_SOURCE || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_S || conn === C_PAUSED_SYNC_T
-
-const isVerifying = (conn: number): boolean => conn === C_VERIFY_S || conn === C_VERIFY_T

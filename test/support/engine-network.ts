@@ -100,6 +100,11 @@ export class TestNetwork implements HostNetwork {
     }
   }
 
+  /** A connection is cut and one of the hosts does not know it yet. */
+  get isBreaking(): boolean {
+    return this.#directions.some(({ queue }) => queue.includes('closed'))
+  }
+
   /** Waiting packets of a host, oldest first. */
   waiting(from: EngineHost, stream: Stream): string[] {
     return this.#directions
