@@ -678,10 +678,13 @@ export class FlushRequest {
   readonly kind = 'flush'
   readonly id: number
   readonly io: VolumeIo
+  /** Of one of our own: both disks are to be flushed, and somebody waits for it. */
+  readonly then: (() => void) | undefined
 
-  constructor(io: VolumeIo, id: number) {
+  constructor(io: VolumeIo, id: number, then?: () => void) {
     this.io = io
     this.id = id
+    this.then = then
   }
 }
 
@@ -718,6 +721,11 @@ export class Flushes implements DiskOp {
   /** While writes are in doubt no flush is sent: with it the peer would forget which of them it applied. */
   onDoubtsSettled(): void {
     if (!this.#roundRunning && !this.#io.hasDoubts && this.#next.length > 0) this.#startRound()
+  }
+
+  /** Both disks, for one of our own; `then` also if the peer or a disk is lost meanwhile. */
+  requestBoth(then: () => void): void {
+    this.request(new FlushRequest(this.#io, -1, then))
   }
 
   /** A round without a client, so that the peer's copies become stable. */
@@ -763,6 +771,7 @@ export class Flushes implements DiskOp {
 
   complete(flush: FlushRequest): void {
     if (flush.id >= 0) this.#io.volume.engine.clientDone(flush.id, undefined)
+    else flush.then?.()
   }
 
   #startRound(): void {
@@ -793,7 +802,8 @@ export class Flushes implements DiskOp {
       volume.stability?.flushSent()
     }
     // A round of our own is for the peer's disk only.
-    this.#localPending = volume.state.disk >= D_INCONSISTENT && this.#running.some((flush) => flush.id >= 0)
+    const forBoth = this.#running.some((flush) => flush.id >= 0 || flush.then !== undefined)
+    this.#localPending = volume.state.disk >= D_INCONSISTENT && forBoth
     if (this.#localPending) engine.emit({ type: 'disk.flush', volume: volume.number, op: this })
     else this.#finishRound()
   }
@@ -804,8 +814,9 @@ export class Flushes implements DiskOp {
     this.#running = []
     this.#roundRunning = false
     for (const flush of running) {
-      if (flush.id < 0) continue
-      if (this.#failed && !this.#onPeer)
+      if (flush.id < 0 && flush.then === undefined) continue
+      if (flush.id < 0) this.complete(flush)
+      else if (this.#failed && !this.#onPeer)
         this.#io.volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk' })
       else if (!this.#onPeer && !this.#io.volume.dataAccessible)
         this.#io.volume.engine.clientDone(flush.id, { code: 'io', message: 'the peer with the UpToDate data is lost' })
