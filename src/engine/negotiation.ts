@@ -224,8 +224,19 @@ export class Negotiation {
 
   onUuids(packet: PacketOf<'P_UUIDS'>): void {
     const volume = this.#volume
-    this.#peer = packet
     const { state } = volume
+    if (state.disk < D_INCONSISTENT) {
+      const exposed = volume.exposedUuid
+      const isStrange = exposed !== 0n && !sameGeneration(exposed, packet.current)
+      if (state.conn < C_CONNECTED && state.role === R_PRIMARY && isStrange) {
+        volume.engine.connection.giveUp(
+          "this host is Primary without a disk, and the peer's data are not those that its users have seen",
+        )
+        return
+      }
+      volume.exposedUuid = packet.current
+    }
+    this.#peer = packet
     if (
       volume.bitmap !== undefined &&
       state.disk >= D_INCONSISTENT &&

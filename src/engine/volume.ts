@@ -101,6 +101,8 @@ export class Volume implements MetadataHost, ActivityHost {
   crashedPrimary = false
   /** The data device is known to be all zero: nothing was ever written to it. */
   allZero = false
+  /** The generation that users of this host have seen last, while it has no disk; 0: none. */
+  exposedUuid = 0n
   /** Since when the connection is in its present state. */
   connSinceMs = 0
   /** Disk state found at attach, in force once the state of a connected peer is known. */
@@ -374,6 +376,7 @@ export class Volume implements MetadataHost, ActivityHost {
   /** Gives the disk up. What is at the disk completes into the void. */
   detach(reason: string): void {
     if (this.state.disk === D_DISKLESS) return
+    if (this.state.disk === D_UPTODATE) this.exposedUuid = this.uuids.current
     this.change({ disk: D_FAILED }, reason)
     this.change({ disk: D_DISKLESS }, reason)
     const waiting = this.activity?.close() ?? []
