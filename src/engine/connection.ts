@@ -108,7 +108,7 @@ export class Connection implements EpochHost {
   #pendingChange: PendingChange | undefined
   #tearingDown = false
   /** Set while an own disconnect waits for the peer's consent: carries it out. */
-  #leaving: (() => void) | undefined
+  #leaving: ((consent: boolean) => void) | undefined
 
   constructor(engine: Engine) {
     this.#engine = engine
@@ -300,7 +300,7 @@ export class Connection implements EpochHost {
     if (leaving !== undefined) {
       this.#leaving = undefined
       this.#pendingChange = undefined
-      leaving()
+      leaving(false)
       return
     }
     if (this.#phase === 'idle' || (this.#data === undefined && this.#meta === undefined)) return
@@ -768,14 +768,15 @@ export class Connection implements EpochHost {
 
   /**
    * Asks the peer for consent to leave. It closes its streams right behind its reply, and the end of the data stream may
-   * be seen first: an end while the question is open counts as consent (9.7).
+   * be seen first: an end while the question is open counts as consent to leave (9.7). It does not count as a promise: the
+   * link may have died before the peer was asked, so a peer that was to outdate its disk is taken for unknown.
    */
   #askToLeave(request: StateChange, outdatePeer: boolean, outdateSelf: boolean, done: (code: number) => void): void {
-    this.#leaving = () => this.#leave(outdatePeer, outdateSelf, done)
+    this.#leaving = (consent) => this.#leave(consent && outdatePeer, outdateSelf, done)
     this.requestChange(undefined, request, (code) => {
       const leaving = this.#leaving
       this.#leaving = undefined
-      if (code >= SS_SUCCESS) leaving?.()
+      if (code >= SS_SUCCESS) leaving?.(true)
       else if (outdatePeer || outdateSelf) done(code)
       // The peer may not stay behind with a disk that looks as good as its own: step back, then it agrees.
       else this.#askToLeave(REQUEST_DISCONNECT_OUTDATE_SELF, false, true, done)

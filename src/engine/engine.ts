@@ -511,7 +511,10 @@ export class Engine {
     this.#demotion = done
   }
 
-  /** No request is in progress any more: bitmap to disk, then "was Primary" is taken back. */
+  /**
+   * No request is in progress any more: what was written becomes stable on both hosts, because the log that stands for it
+   * will not count any more; bitmap to disk; then "was Primary" is taken back.
+   */
   #maybeDemote(): void {
     const done = this.#demotion
     if (done === undefined || this.#demoting || !this.#quiet) return
@@ -524,9 +527,13 @@ export class Engine {
       if (this.#quiet) this.#becomeSecondary(done)
     }
     for (const volume of this.volumes) {
-      if (volume.bitmap !== undefined && volume.store !== undefined)
-        volume.store.writeBitmap(volume.bitmap, 'changed', written)
-      else written()
+      const writeBitmap = (): void => {
+        if (volume.bitmap !== undefined && volume.store !== undefined)
+          volume.store.writeBitmap(volume.bitmap, 'changed', written)
+        else written()
+      }
+      if (volume.replicates) volume.io.flushes.requestBoth(writeBitmap)
+      else writeBitmap()
     }
   }
 

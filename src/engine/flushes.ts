@@ -14,10 +14,13 @@ export class FlushRequest {
   readonly kind = 'flush'
   readonly id: number
   readonly io: VolumeIo
+  /** Of one of our own: both disks are to be flushed, and somebody waits for it. */
+  readonly onEnd: (() => void) | undefined
 
-  constructor(io: VolumeIo, id: number) {
+  constructor(io: VolumeIo, id: number, onEnd?: () => void) {
     this.io = io
     this.id = id
+    this.onEnd = onEnd
   }
 }
 
@@ -51,6 +54,11 @@ export class Flushes implements DiskOp {
   /** While writes are in doubt no flush is sent: with it the peer would forget which of them it applied. */
   onDoubtsSettled(): void {
     if (!this.#roundRunning && !this.#io.hasDoubts && this.#next.length > 0) this.#startRound()
+  }
+
+  /** Both disks, for one of our own; `onEnd` also if the peer or a disk is lost meanwhile. */
+  requestBoth(onEnd: () => void): void {
+    this.request(new FlushRequest(this.#io, -1, onEnd))
   }
 
   /** A round without a client, so that the peer's copies become stable. */
@@ -96,6 +104,7 @@ export class Flushes implements DiskOp {
 
   #complete(flush: FlushRequest): void {
     if (flush.id >= 0) this.#io.volume.engine.clientDone(flush.id, undefined)
+    else flush.onEnd?.()
   }
 
   #startRound(): void {
@@ -127,7 +136,8 @@ export class Flushes implements DiskOp {
       volume.stability?.flushSent()
     }
     // A round of our own is for the peer's disk only.
-    this.#localPending = volume.state.disk >= D_INCONSISTENT && this.#running.some((flush) => flush.id >= 0)
+    const forBoth = this.#running.some((flush) => flush.id >= 0 || flush.onEnd !== undefined)
+    this.#localPending = volume.state.disk >= D_INCONSISTENT && forBoth
     if (this.#localPending) engine.emit({ type: 'disk.flush', volume: volume.number, op: this })
     else this.#finishRound()
   }
@@ -139,8 +149,8 @@ export class Flushes implements DiskOp {
     this.#running = []
     this.#roundRunning = false
     for (const flush of running) {
-      if (flush.id < 0) continue
-      if (this.#onPeer) this.#complete(flush)
+      if (flush.id < 0 && flush.onEnd === undefined) continue
+      if (flush.id < 0 || this.#onPeer) this.#complete(flush)
       else if (!volume.dataAccessible || (this.#failed && !volume.suspended))
         volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk and on the peer' })
       else if (!this.#failed && volume.mayCompleteAlone) this.#complete(flush)

@@ -103,14 +103,25 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
     state.disk = context.exposedMatches ? context.attachDisk : D_DISKLESS
   }
   if (state.conn >= C_CONNECTED && state.conn < C_AHEAD) {
-    if (state.disk === D_CONSISTENT || state.disk === D_OUTDATED) state.disk = D_UPTODATE
-    if (state.pdsk === D_CONSISTENT || state.pdsk === D_OUTDATED) state.pdsk = D_UPTODATE
+    state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
+    state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
   }
   clampDisks(state)
   if (context.fencing === FENCING_STONITH && isUnfencedAlone(state) && !isUnfencedAlone(previous)) state.suspFen = true
   if (context.onNoDataSuspend && isWithoutData(state) && !isWithoutData(previous)) state.suspNod = true
   pauseOrResume(state)
   return state
+}
+
+/**
+ * A handshake that ends without a resync makes a Consistent or Outdated disk UpToDate. A resync that ends because the other
+ * disk failed does not: what was to be its target stays Outdated (the kernel raises it, and stale data pass for good).
+ */
+function raised(disk: number, previousDisk: number, conn: number, previousConn: number): number {
+  if (disk !== D_CONSISTENT && disk !== D_OUTDATED) return disk
+  if (conn === C_CONNECTED && previousConn > C_CONNECTED) return D_OUTDATED
+  if (conn === C_CONNECTED && previousConn === C_CONNECTED && previousDisk === D_OUTDATED) return D_OUTDATED
+  return D_UPTODATE
 }
 
 interface DiskRange {

@@ -7,10 +7,11 @@ import { Prng } from '../../base/prng.ts'
 import { createMetadata, createSuperblock } from '../../meta/create.ts'
 import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../meta/layout.ts'
 import { encodeSuperblock, MD_MAGIC_UNCLEAN, MDF_PRIMARY_IND } from '../../meta/superblock.ts'
-import type { ResourceStatus } from '../../runtime/api.ts'
+import type { ResourceStatus, VolumeStatus } from '../../runtime/api.ts'
 import { SimDiskImage } from '../disk-image.ts'
 import type { LoggedRequest } from '../history.ts'
 import { checkMemory, limitsFor } from './bounded-memory.ts'
+import { checkOneWriter } from './one-writer.ts'
 import { OutOfSyncInvariant } from './out-of-sync-invariant.ts'
 import { checkAnswered, checkConverged } from './progress.ts'
 import { checkReplicasEqual } from './replicas-equal.ts'
@@ -143,4 +144,28 @@ test('every bound on memory is looked at', () => {
   ]) {
     assert.match(checkMemory({ ...use, ...change }, limits) ?? '', /the limit is/)
   }
+})
+
+test('one writer: two hosts that serve clients from different generations are noticed, frozen and dead ones are not', () => {
+  const host = (current: bigint, change: Partial<VolumeStatus> = {}, role: ResourceStatus['role'] = 'Primary') => {
+    const uuids = { current, bitmap: 0n, history1: 0n, history2: 0n }
+    const volume = {
+      volume: 0,
+      disk: 'UpToDate',
+      peerDisk: 'DUnknown',
+      connection: 'WFConnection',
+      suspended: [],
+      uuids,
+    }
+    return { role, volumes: [{ ...volume, ...change }] } as unknown as ResourceStatus
+  }
+  assert.match(checkOneWriter(host(16n), host(32n)) ?? '', /both hosts are Primary/)
+  assert.match(checkOneWriter(host(16n), host(32n, { connection: 'Connected' })) ?? '', /both hosts are Primary/)
+  assert.equal(checkOneWriter(host(16n), host(17n)), undefined, 'bit 0 tells the role only')
+  assert.equal(checkOneWriter(host(16n), undefined), undefined)
+  assert.equal(checkOneWriter(host(16n), host(32n, { suspended: ['fencing'] })), undefined)
+  assert.equal(checkOneWriter(host(16n), host(32n, {}, 'Secondary')), undefined)
+  assert.equal(checkOneWriter(host(16n), host(32n, { disk: 'Diskless' })), undefined)
+  const connected = { connection: 'Connected' }
+  assert.equal(checkOneWriter(host(16n, connected), host(32n, connected)), undefined)
 })

@@ -74,7 +74,7 @@ export interface PlannedFault {
 }
 
 export function drawFaults(prng: Prng, pair: Pair, lengthMs: number): PlannedFault[] {
-  const faults: PlannedFault[] = prng.chance(1, 3) ? drawCombination(prng, pair, lengthMs) : []
+  const faults: PlannedFault[] = prng.chance(1, 2) ? drawCombination(prng, pair, lengthMs) : []
   const count = faults.length > 0 ? prng.pick([0, 0, 1, 2]) : prng.pick([0, 1, 2, 2, 3, 4, 6])
   for (let i = 0; i < count; i++) faults.push(drawPlanned(prng, pair, lengthMs))
   // What follows on a loss is where the difficult states are: strike once more when the hosts meet again.
@@ -97,7 +97,7 @@ function drawCombination(prng: Prng, pair: Pair, lengthMs: number): PlannedFault
     afterMs,
   }
   const strong = otherHost(pair.weakDisk)
-  switch (prng.intInclusive(0, 3)) {
+  switch (prng.pick([0, 0, 1, 1, 2, 3] as const)) {
     case 0:
       // All lights go out just after somebody was told that his data are safe.
       return [{ moment: promise, fault: { type: 'power-cut', hosts: [host, otherHost(host)], apartMs: 0 } }]

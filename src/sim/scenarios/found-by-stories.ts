@@ -1,0 +1,89 @@
+// Mistakes that random stories found, each as a story of its own that fails without its mending.
+
+import { expect } from '../failure.ts'
+import { scenario } from '../scenario.ts'
+import { Workload } from '../workload.ts'
+
+// Found: a demotion did not wait for writes that waited for their activity-log block; they were applied by a Secondary, whose
+// log does not count.
+scenario('demotion-waits-for-writes-at-the-log', { seeds: 20, world: { primaries: ['a'] } }, (world) => {
+  const client = world.client('a')
+  for (let i = 0; i < 4; i++) client.write({ sector: i * 8, sectors: 8 })
+  world.runFor({ ms: world.prng.intInclusive(0, 3) })
+  world.host('a').wantsPrimary = false
+  world.host('a').command({ type: 'secondary' })
+  world.runUntil(() => !world.host('a').isPrimary, { stepsMax: 200_000, what: 'the demotion' })
+  world.runFor({ ms: 500 })
+})
+
+// Found: a Primary that was promoted without a disk wrote on the peer's disk only, and when its own came back the two held the
+// same generation: the Primary's older disk won.
+scenario('disk-of-a-diskless-primary-comes-back', { seeds: 20, world: { primaries: ['b'] } }, (world) => {
+  const b = world.host('b')
+  world.settle(world.client('b').write({ sector: 8, text: 'before' }))
+  b.wantsPrimary = false
+  b.command({ type: 'secondary' })
+  world.runUntil(() => !b.isPrimary, { stepsMax: 200_000 })
+  b.command({ type: 'detach', volume: 0, force: true })
+  world.runUntil(() => b.isDiskless, { stepsMax: 200_000 })
+  world.runFor({ ms: 200 })
+  world.wantPrimary('b')
+  world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary without a disk' })
+  world.settle(world.client('b').write({ sector: 8, text: 'after' }))
+  b.command({ type: 'attach', volume: 0 })
+  world.awaitInSync()
+  const seen = world.client('b').readText({ sector: 8 })
+  expect(seen === 'after', `read "${seen}"`, 'durability')
+})
+
+// Found: after two new all-zero disks had declared themselves equal, the target of the next full sync took the generations
+// that its peer had had before, and the two were strangers when they met again.
+scenario('full-sync-of-disks-that-were-all-zero', { seeds: 20, world: { initialSync: 'skip' } }, (world) => {
+  world.keepAlive({ msMin: 100, msMax: 1_000 })
+  world.settle(world.client('a').write({ sector: 8, text: 'hello' }))
+  world.host('a').command({ type: 'invalidate', volume: 0 })
+  world.runFor({ ms: 50 })
+  world.awaitInSync()
+  world.host(world.prng.pick(['a', 'b'] as const)).powerCut()
+  world.runFor({ ms: 100 })
+  world.awaitInSync()
+  const seen = world.client('b').readText({ sector: 8 })
+  expect(seen === 'hello', `read "${seen}"`, 'durability')
+})
+
+// Found: a fence-peer handler that ended when the peer was back already was started anew, killed the peer, and so on for ever.
+scenario(
+  'fencing-ends-when-the-peer-is-back',
+  {
+    seeds: 20,
+    world: { handlers: { fencingAgent: 'kill', delayUsMin: 1_000_000, delayUsMax: 4_000_000 } },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 50, msMax: 500 })
+    new Workload(world, { requestsPerClient: 100 })
+    for (let i = 0; i < 3; i++) {
+      world.network.cut()
+      world.runFor({ ms: world.prng.intInclusive(100, 2_000) })
+    }
+  },
+)
+
+// Found: the stream for data was dead in the middle of a resync, the other one answered pings, and both hosts waited for ever.
+scenario('data-stream-dies-during-a-resync', { seeds: 20 }, (world) => {
+  world.keepAlive({ msMin: 100, msMax: 1_000 })
+  let struck = false
+  world.observer = {
+    onStatus: (_host, status) => {
+      if (struck || status.connection !== 'SyncTarget') return
+      struck = true
+      world.scheduler.after(world.prng.intInclusive(0, 2_000), 'one stream dies', () => {
+        const [first] = world.network.connections
+        if (first !== undefined) world.network.halfOpen(first)
+      })
+    },
+  }
+  world.settle(world.client('a').write({ sector: 0, sectors: 64 }))
+  world.host('b').powerCut()
+  world.runUntil(() => struck, { stepsMax: 500_000, what: 'a resync' })
+  world.awaitInSync()
+})
