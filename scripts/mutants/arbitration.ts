@@ -6,6 +6,7 @@ import { type Mutant, mutant } from './mutant.ts'
 const ORDER = 'engine/order/arbitration.ts'
 const REQUESTS = 'engine/requests.ts'
 const WRITES = 'engine/volume-io.ts'
+const FLUSHES = 'engine/flushes.ts'
 const PEER = 'engine/peer-io.ts'
 const VOLUME = 'engine/volume.ts'
 const STORE = 'engine/metadata-store.ts'
@@ -72,8 +73,8 @@ const conflicts: readonly Mutant[] = [
     'overlapping-local-writes',
     'local writes that overlap are at the disk together',
     REQUESTS,
-    "    case 'local-write':\n      if (present.kind === 'local-read') return !present.remote\n      return true",
-    "    case 'local-write':\n      if (present.kind === 'local-read') return !present.remote\n      return present.kind !== 'local-write'",
+    "return present.kind !== 'peer-write' || !present.applied",
+    "return present.kind !== 'local-write' && (present.kind !== 'peer-write' || !present.applied)",
   ),
 ]
 
@@ -82,7 +83,7 @@ const reads: readonly Mutant[] = [
     'read-rule-off',
     'a read does not wait for an own write that the peer has not acknowledged',
     REQUESTS,
-    "if (present.kind === 'local-write') return readRule || present.localPending",
+    "if (present.kind === 'local-write') return present.started && (readRule || present.localPending)",
     "if (present.kind === 'local-write') return present.localPending",
   ),
   mutant(
@@ -127,7 +128,7 @@ const acknowledgements: readonly Mutant[] = [
       },
       {
         file: PEER,
-        find: '      this.#acknowledge(write)\n    }\n    this.#finish(write)',
+        find: '      else this.#acknowledge(write)\n    }\n    this.#finish(write)',
         replace: '    }\n    this.#finish(write)',
       },
     ],
@@ -137,22 +138,21 @@ const acknowledgements: readonly Mutant[] = [
     what: "a flush is answered without the peer's",
     edits: [
       {
-        file: WRITES,
+        file: FLUSHES,
         find: 'if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return',
         replace: 'if (this.#localPending || !this.#roundRunning) return',
       },
       {
-        file: WRITES,
-        find: 'else if (!this.#onPeer && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)',
-        replace:
-          'else if (!this.#onPeer && this.#peerCookie === 0 && !this.#io.volume.mayCompleteAlone) this.#io.park(flush)',
+        file: FLUSHES,
+        find: 'if (flush.id < 0 || this.#onPeer) this.#complete(flush)',
+        replace: 'if (flush.id < 0 || this.#onPeer || this.#peerCookie !== 0) this.#complete(flush)',
       },
     ],
   },
   mutant(
     'flush-without-own-disk',
     "a flush is answered without the own disk's",
-    WRITES,
+    FLUSHES,
     'if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return',
     'if (this.#peerCookie !== 0 || !this.#roundRunning) return',
   ),
@@ -188,8 +188,8 @@ const acknowledgements: readonly Mutant[] = [
     'in-doubt-not-asked',
     'all writes in doubt are sent again without asking',
     VOLUME,
-    'if (this.state.conn === C_WF_BITMAP_T && this.engine.connection.coprimePeer) this.io.askInDoubt()',
-    'if (this.state.conn === C_WF_SYNC_UUID && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+    'if (asks && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+    'if (asks && this.state.conn < 0 && this.engine.connection.coprimePeer) this.io.askInDoubt()',
   ),
 ]
 
@@ -302,8 +302,8 @@ const resync: readonly Mutant[] = [
     'resync-overwrites-newer-write',
     'a write of the peer does not wait for older resync data that is to be written',
     REQUESTS,
-    "if (present.kind === 'resync-request') return present.answered\n      return present.kind === 'peer-write' && present.submitted",
-    "if (present.kind === 'resync-request') return false\n      return present.kind === 'peer-write' && present.submitted",
+    "if (present.kind === 'resync-request') return present.answered || present.checksumming\n",
+    "if (present.kind === 'resync-request') return present.checksumming\n",
   ),
   mutant(
     'merged-bitmap-not-durable',
@@ -357,8 +357,8 @@ const generations: readonly Mutant[] = [
     'diskless-primary-same-generation',
     'a peer without a disk becomes Primary, and no new generation begins',
     VOLUME,
-    'else if (next.pdsk < D_INCONSISTENT && old.peer !== R_PRIMARY && next.peer === R_PRIMARY) this.#onPeerDataLost(next)',
-    'else if (next.pdsk < 0) this.#onPeerDataLost(next)',
+    'lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)',
+    'lostPeerData(old.pdsk, next.pdsk) || (next.pdsk < 0 && isNewWriterHere(old, next))',
   ),
   mutant(
     'fencing-not-awaited',
