@@ -48,6 +48,9 @@ import type { Volume } from './volume.ts'
  */
 export const UF_ALL_ZERO = 0x1_0000
 
+/** dds_flags of P_SIZES: the new space needs no resync. */
+const DDSF_NO_RESYNC = 2
+
 export class Negotiation {
   readonly #volume: Volume
   /** The peer's generations as it sent them last, corrected by rules 35 and 51. */
@@ -59,6 +62,8 @@ export class Negotiation {
   /** The peer has told that it is Connected, too: no state of its handshake is still under way. */
   #peerConnected = false
   #skipWanted = false
+  /** A resize asked for here waits for the peer's sizes. */
+  #resizePending = false
   #proposal = 0n
   peerMaxBioBytes = 0
 
@@ -124,15 +129,16 @@ export class Negotiation {
     this.sendState()
   }
 
-  sendSizes(ddsFlags: number): void {
+  /** `asking`: the peer is to answer with its own. */
+  sendSizes(ddsFlags: number, asking = false): void {
     const volume = this.#volume
     const { connection } = volume.engine
     const common = {
       type: 'P_SIZES' as const,
       volume: volume.number,
       backingSectors: volume.usableSectors,
-      userSectors: volume.settings.sizeSectors,
-      currentSectors: volume.sizeSectors,
+      userSectors: volume.userSectors,
+      currentSectors: asking ? 0 : volume.sizeSectors,
       maxBioBytes: connection.apv >= 100 ? REQUEST_BYTES_MAX : connection.apv >= 95 ? 131072 : 32768,
       queueOrderType: 0,
       ddsFlags,
@@ -192,7 +198,11 @@ export class Negotiation {
       volume.resize(next, true)
       return
     }
-    const next = this.#agreedSize(packet)
+    const connected = volume.state.conn > C_WF_REPORT_PARAMS
+    // A peer that resizes says what it wants; a wish to shrink is not followed.
+    const wish = packet.userSectors
+    if (connected && (wish === 0 || wish >= volume.sizeSectors)) volume.setUserSize(wish)
+    const next = this.#agreedSize(connected ? { ...packet, userSectors: volume.userSectors } : packet)
     if (
       next < volume.sizeSectors &&
       volume.state.disk >= D_OUTDATED &&
@@ -203,9 +213,37 @@ export class Negotiation {
       )
       return
     }
-    volume.resize(next, (packet.ddsFlags & 2) !== 0)
-    if (volume.state.conn > C_WF_REPORT_PARAMS && packet.currentSectors !== volume.sizeSectors)
-      this.sendSizes(packet.ddsFlags)
+    const grew = next > volume.sizeSectors || this.#resizePending
+    const clean = (packet.ddsFlags & DDSF_NO_RESYNC) !== 0
+    volume.resize(next, clean)
+    if (!connected) return
+    if (packet.currentSectors !== volume.sizeSectors) this.sendSizes(packet.ddsFlags)
+    this.#resizePending = false
+    if (grew && !clean) this.#resyncNewSpace()
+  }
+
+  /** Asked for by the administrator: as large as both disks allow, or as `volume.userSectors` says. */
+  growOnline(clean: boolean): void {
+    const volume = this.#volume
+    const peer = this.#peerSizes
+    const before = volume.sizeSectors
+    if (peer !== undefined) volume.resize(this.#agreedSize({ ...peer, userSectors: volume.userSectors }), clean)
+    this.#resizePending = volume.sizeSectors > before
+    this.sendUuids(0)
+    this.sendSizes(clean ? DDSF_NO_RESYNC : 0, true)
+  }
+
+  /** Online grow (8.9): no bitmaps are exchanged, both have set the bits of the new space. */
+  #resyncNewSpace(): void {
+    const volume = this.#volume
+    const { role, peer, conn, disk, pdsk } = volume.state
+    if (conn !== C_CONNECTED || disk < D_INCONSISTENT || pdsk < D_INCONSISTENT) return
+    const asSource = role === peer ? volume.engine.connection.resolveConflicts : role === R_PRIMARY
+    if (asSource) volume.beginAsSource()
+    else {
+      volume.change({ conn: C_WF_SYNC_UUID }, 'the device has grown')
+      this.applyPendingSyncUuid()
+    }
   }
 
   #agreedSize(packet: PacketOf<'P_SIZES'>): number {
@@ -213,7 +251,7 @@ export class Negotiation {
     const own = volume.usableSectors
     const peer = packet.backingSectors
     const user = Math.min(
-      volume.settings.sizeSectors || Number.POSITIVE_INFINITY,
+      volume.userSectors || Number.POSITIVE_INFINITY,
       packet.userSectors || Number.POSITIVE_INFINITY,
     )
     const candidate = peer > 0 ? Math.min(own, peer) : Math.min(volume.sizeSectors || own, own)

@@ -100,6 +100,8 @@ export class Volume implements MetadataHost, ActivityHost {
   sizeSectors = 0
   /** What the own backing disk could offer, in sectors; 0 = diskless. */
   usableSectors = 0
+  /** Wanted by an administrator, here or at the peer, in sectors; 0: as much as both disks have. */
+  userSectors: number
   crashedPrimary = false
   /** The data device is known to be all zero: nothing was ever written to it. */
   allZero = false
@@ -129,6 +131,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine = engine
     this.settings = settings
     this.number = settings.volume
+    this.userSectors = settings.sizeSectors
     this.io = new VolumeIo(this)
     this.negotiation = new Negotiation(this)
   }
@@ -316,8 +319,7 @@ export class Volume implements MetadataHost, ActivityHost {
   #onMetadata(metadata: AttachedMetadata, devices: OpenedDevices): void {
     const { superblock } = metadata
     this.#metadata = metadata
-    const cap = this.settings.sizeSectors
-    this.usableSectors = cap > 0 ? Math.min(cap, metadata.usableSectors) : metadata.usableSectors
+    this.usableSectors = capped(metadata.usableSectors, this.userSectors)
     const sectors =
       superblock.laSizeSectors > 0 ? Math.min(superblock.laSizeSectors, metadata.usableSectors) : this.usableSectors
     this.uuids = {
@@ -555,6 +557,12 @@ export class Volume implements MetadataHost, ActivityHost {
       'no initial sync needed',
     )
     this.saveBeforeGoingOn()
+  }
+
+  /** A new wish for the size; the size itself changes when the peer's disk is known to be as large. */
+  setUserSize(sectors: number): void {
+    this.userSectors = sectors
+    if (this.#metadata !== undefined) this.usableSectors = capped(this.#metadata.usableSectors, sectors)
   }
 
   /** Takes over a new device size; new space counts as out of sync unless `clean`. */
@@ -846,6 +854,8 @@ export class Volume implements MetadataHost, ActivityHost {
     }
   }
 }
+
+const capped = (sectors: number, wanted: number): number => (wanted > 0 ? Math.min(wanted, sectors) : sectors)
 
 export const FENCING_NUMBER = { 'dont-care': 0, 'resource-only': 1, 'resource-and-stonith': 2 } as const
 

@@ -60,6 +60,13 @@ export type AdminCommand =
       readonly startSector: number
       readonly stopSector: number | undefined
     }
+  /** `sizeSectors` 0: as much as both disks have. */
+  | {
+      readonly type: 'resize'
+      readonly volume: number
+      readonly sizeSectors: number
+      readonly assumeClean: boolean
+    }
   | { readonly type: 'pause-sync'; readonly volume: number }
   | { readonly type: 'resume-sync'; readonly volume: number }
   | { readonly type: 'outdate'; readonly volume: number }

@@ -15,7 +15,8 @@ const SPAN_BYTES = 12 * MIB
 /** Where both sides write at the same time. */
 const HOT_BYTES = 256 * KIB
 /** Of links that this takes away on purpose. */
-const EXPECTED = /sock_recvmsg|short read|error receiving|error while|PingAck|Timed out|Failed to|failed/
+const EXPECTED =
+  /sock_recvmsg|short read|error receiving|error while|PingAck|Timed out|Failed to|failed|current_epoch->list not empty/
 
 export interface SoakOptions {
   readonly seed: number
