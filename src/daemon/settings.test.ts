@@ -63,6 +63,7 @@ test('defaults are those of DRBD 8.4', () => {
       onIoError: 'detach',
       resyncRateMaxKib: 102_400,
       resyncRateMinKib: 250,
+      resyncPace: { resyncRateKib: 250, cPlanAhead: 20, cDelayTarget: 10, cFillTarget: 100, cMaxRateKib: 102_400 },
       mdFlushes: true,
     },
   ])
@@ -85,6 +86,10 @@ test('what the file says arrives in its unit', () => {
   assert.deepEqual(
     [volume?.sizeSectors, volume?.resyncRateMaxKib, volume?.onIoError, volume?.mdFlushes],
     [2_097_152, 7168, 'pass_on', false],
+  )
+  assert.deepEqual(
+    [volume?.resyncPace?.resyncRateKib, volume?.resyncPace?.cPlanAhead, volume?.resyncPace?.cMaxRateKib],
+    [7168, 0, 8192],
   )
 })
 

@@ -59,6 +59,13 @@ function assertRefused({ host, peer }: Scene, pattern: RegExp): void {
 }
 
 describe('the burst of the handshake', () => {
+  it('tells the peer how fast to resync as it is configured', () => {
+    const resyncPace = { resyncRateKib: 7168, cPlanAhead: 0, cDelayTarget: 11, cFillTarget: 12, cMaxRateKib: 8192 }
+    const { peer } = meet({ volumes: [{ settings: { resyncPace } }] }, {})
+    const { resyncRateKib, cPlanAhead, cDelayTarget, cFillTarget, cMaxRateKib } = peer.one('P_SYNC_PARAM89')
+    assert.deepEqual({ resyncRateKib, cPlanAhead, cDelayTarget, cFillTarget, cMaxRateKib }, resyncPace)
+  })
+
   it('P_PROTOCOL, then for each volume parameters, P_SIZES, P_UUIDS, P_STATE; the state still says WFConnection', () => {
     const host = new EngineHost({ volumes: [{}, {}] })
     const peer = new ScriptedPeer(host)

@@ -2,6 +2,7 @@
 // The order P_SIZES, P_UUIDS, P_STATE is load-bearing: P_STATE triggers the decision and uses the other two.
 
 import { sameGeneration, type Uuids } from '../meta/uuids.ts'
+import type { ResyncPace } from '../runtime/api.ts'
 import {
   C_AHEAD,
   C_BEHIND,
@@ -47,6 +48,14 @@ import type { Volume } from './volume.ts'
  * proposes, in the slot HIST1, which a just-created disk does not use (docs/protocol.md).
  */
 export const UF_ALL_ZERO = 0x1_0000
+
+const DEFAULT_PACE: ResyncPace = {
+  resyncRateKib: 250,
+  cPlanAhead: 20,
+  cDelayTarget: 10,
+  cFillTarget: 100,
+  cMaxRateKib: 102_400,
+}
 
 /** dds_flags of P_SIZES: the new space needs no resync. */
 const DDSF_NO_RESYNC = 2
@@ -96,26 +105,22 @@ export class Negotiation {
     const { settings, connection } = volume.engine
     volume.resetSequence()
     connection.resetHighest(volume.number)
-    const rates = {
-      cPlanAhead: 20,
-      cDelayTarget: 10,
-      cFillTarget: 100,
-      cMaxRateKib: volume.settings.resyncRateMaxKib || 102400,
-    }
+    // A peer with a disk adopts all of them (3.13), so they have to be those of the configuration.
+    const { resyncRateKib, ...pace } = volume.settings.resyncPace ?? DEFAULT_PACE
     if (connection.apv >= 89) {
       connection.sendData({
         type: 'P_SYNC_PARAM89',
         volume: volume.number,
-        resyncRateKib: 250,
+        resyncRateKib,
         verifyAlg: settings.verifyAlg,
         csumsAlg: settings.csumsAlg,
-        ...(connection.apv >= 95 ? rates : {}),
+        ...(connection.apv >= 95 ? pace : {}),
       } as PacketOf<'P_SYNC_PARAM89'>)
     } else
       connection.sendData({
         type: 'P_SYNC_PARAM',
         volume: volume.number,
-        resyncRateKib: 250,
+        resyncRateKib,
         verifyAlg: settings.verifyAlg,
       } as PacketOf<'P_SYNC_PARAM'>)
     this.sendSizes(0)

@@ -89,6 +89,15 @@ export interface AdminResult {
 export type FencingPolicy = 'dont-care' | 'resource-only' | 'resource-and-stonith'
 export type OnIoError = 'pass_on' | 'call-local-io-error' | 'detach'
 
+/** How fast a kernel is to resync, in the units of the option file; it takes the values that it is told over its own. */
+export interface ResyncPace {
+  readonly resyncRateKib: number
+  readonly cPlanAhead: number
+  readonly cDelayTarget: number
+  readonly cFillTarget: number
+  readonly cMaxRateKib: number
+}
+
 export interface VolumeSettings {
   readonly volume: number
   readonly alExtents: number
@@ -99,6 +108,8 @@ export interface VolumeSettings {
   readonly resyncRateMaxKib: number
   /** Rate to which application I/O may push resync, KiB/s. */
   readonly resyncRateMinKib: number
+  /** What the peer is told; absent: DRBD's defaults. */
+  readonly resyncPace?: ResyncPace
   readonly mdFlushes: boolean
 }
 
