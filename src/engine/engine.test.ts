@@ -242,15 +242,28 @@ describe('promotion', () => {
 })
 
 describe('commands', () => {
-  it('demotion waits for what is in flight; the bitmap is on disk before "was Primary" is taken back', () => {
+  it('demotion waits for what is in flight, and until the peer has flushed; then "was Primary" is taken back', () => {
     const { host, peer } = connectedScene({}, COPRIME)
     host.write(8, sectorsOf(8, 1))
     assert.equal(host.admin({ type: 'secondary' }), undefined)
     const packet = peer.one('P_DATA')
     peer.ack('P_WRITE_ACK', packet)
+    assert.equal(host.engine.role, R_PRIMARY)
+    const flush = peer.one('P_DATA')
+    assert.equal(flush.payload.length, 0)
+    peer.ack('P_WRITE_ACK', flush, { sizeBytes: 0 })
     assert.equal([...host.results.values()].at(-1)?.code, 0)
     assert.equal(host.engine.role, R_SECONDARY)
     assert.equal(host.superblock.flags & 2, 0)
+  })
+
+  it('a peer that is lost while it is to flush does not keep the demotion waiting', () => {
+    const { host, peer } = connectedScene({}, COPRIME)
+    host.write(8, sectorsOf(8, 1))
+    peer.ack('P_WRITE_ACK', peer.one('P_DATA'))
+    host.admin({ type: 'secondary' })
+    peer.disconnect()
+    assert.equal(host.engine.role, R_SECONDARY)
   })
 
   it('a device in use is not demoted', () => {

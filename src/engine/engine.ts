@@ -93,6 +93,8 @@ export class Engine {
   readonly #afterFencing: (() => void)[] = []
   /** A demotion waits for the volumes to be quiet. */
   #demotion: ((result: AdminResult) => void) | undefined
+  /** The peer has been asked to make durable what it has. */
+  #demotionFlushed = false
 
   constructor(
     settings: ResourceSettings,
@@ -513,12 +515,26 @@ export class Engine {
       return
     }
     this.#demotion = done
+    this.#demotionFlushed = false
+  }
+
+  get #allQuiet(): boolean {
+    return this.volumes.every((volume) => volume.io.quiet)
   }
 
   /** No request is in progress any more: bitmap to disk, then "was Primary" is taken back. */
   #maybeDemote(): void {
     const done = this.#demotion
-    if (done === undefined || !this.volumes.every((volume) => volume.io.quiet)) return
+    if (done === undefined || !this.#allQuiet) return
+    if (!this.#demotionFlushed) {
+      // What the peer could still lose with its power makes a new generation if a Primary loses it, and so is resynced. A
+      // Secondary has no say: to a kernel, which knows nothing of this, both disks would then be equal.
+      this.#demotionFlushed = true
+      for (const volume of this.volumes) {
+        if (volume.replicates && volume.stability?.anyMarked === true) volume.io.flushes.requestOwn()
+      }
+      if (!this.#allQuiet) return
+    }
     this.#demotion = undefined
     let open = this.volumes.length
     for (const volume of this.volumes) {

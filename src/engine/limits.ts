@@ -36,6 +36,8 @@ export const BITMAP_WRITEBACK_MS = 2000
 /** Resync data in flight without and with application I/O beside it. */
 export const RESYNC_WINDOW_BYTES = 8 * MIB
 export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
+/** One checksum covers so much at most: the smaller, the less is transferred for one block that differs. */
+export const CHECKSUM_BYTES_MAX = 32 * KIB
 /** How long after an application request the disk counts as busy. */
 export const RESYNC_BUSY_MS = 50
 /** A verify compares so much at a time: one bit of the bitmap, by which the peer counts results (wire-protocol.md 8.10). */

@@ -13,7 +13,7 @@ const FAULTS = '/mnt/nullb/bad'
 const BAD = '80-87'
 const MAKE = `[ -b ${DISK} ] && exit 0
 modprobe null_blk nr_devices=0
-grep -q ' /mnt ' /proc/mounts || mount -t configfs none /mnt
+mkdir -p /mnt; grep -q ' /mnt ' /proc/mounts || mount -t configfs none /mnt
 mkdir -p ${FAULTS} && cd ${FAULTS}
 echo 1 > memory_backed; echo 16 > size; echo 512 > blocksize; echo 1 > power
 i=0; while [ ! -b /dev/bad ] && [ ! -b /dev/nullb0 ]; do i=$((i + 1)); [ $i -gt 100 ] && exit 1; sleep 0.1; done
