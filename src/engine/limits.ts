@@ -54,6 +54,9 @@ export const RETRY_OWED_MS = 1000
 /** How long a kernel is given to finish writes that were superseded, before their epoch is acknowledged (barrier-acks.ts). */
 export const BARRIER_ACK_DELAY_MS = 1000
 
+/** A write that a kernel told us to send again, and whose conflict is over already, is sent again after so long. */
+export const RETRY_ALONE_MS = 1000
+
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB
 
