@@ -8,7 +8,7 @@ import { randomBytes } from 'node:crypto'
 import { type KernelPair, MIB, rows } from './pair.ts'
 
 const KIB = 1024
-/** Of about 1250 writes into four places. */
+/** Of about 800 writes into four places. */
 const CONFLICTS_MIN = 20
 const TWO_PRIMARIES = { 'allow-two-primaries': true }
 
@@ -45,7 +45,7 @@ rows('two Primaries', (row) => {
         if (holder === 'kernel') pair.allow(/current_epoch->list not empty/)
         pair.relay.delay(5)
         const verdicts = countVerdicts(pair, holder)
-        await conflict(pair, shape, 250)
+        await conflict(pair, shape, 160)
         assert.ok(verdicts() >= CONFLICTS_MIN, `${verdicts()} conflicts`)
         await pair.finish()
       })
