@@ -65,6 +65,14 @@ const STATE_COMMANDS: readonly StateCommand[] = [
       ['--stop <sector>', 'sector to stop at'],
     ],
   },
+  {
+    name: 'resize',
+    description: 'make the device as large as both disks allow',
+    options: [
+      ['--size <size>', 'not larger than this, in KiB or with a unit: s, K, M, G, T'],
+      ['--assume-clean', 'the new space holds the same on both disks'],
+    ],
+  },
   { name: 'pause-sync', description: 'let a resync rest', options: [] },
   { name: 'resume-sync', description: 'let it go on', options: [] },
   { name: 'outdate', description: 'mark the local data as outdated', options: [] },

@@ -12,6 +12,8 @@ export interface StateCommandOptions {
   readonly overwriteDataOfPeer?: boolean
   readonly discardMyData?: boolean
   readonly clearBitmap?: boolean
+  readonly size?: string
+  readonly assumeClean?: boolean
   readonly start?: string
   readonly stop?: string
 }
@@ -57,6 +59,22 @@ function sectorOf(option: string, text: string): number {
   return Number(digits)
 }
 
+const UNIT_SECTORS: ReadonlyMap<string, number> = new Map([
+  ['s', 1],
+  ['', 2],
+  ['K', 2],
+  ['M', 2048],
+  ['G', 2 ** 21],
+  ['T', 2 ** 31],
+])
+
+function sizeOf(text: string): number {
+  const [, digits, unit] = /^([0-9]{1,12})([sKMGT]?)$/.exec(text) ?? []
+  const sectors = Number(digits) * (UNIT_SECTORS.get(unit ?? '') ?? Number.NaN)
+  if (!Number.isSafeInteger(sectors)) throw new StartError('E_ARGUMENT', `--size ${text}: it is no size`)
+  return sectors
+}
+
 function requestOf(command: CommandName, target: Target, options: StateCommandOptions): CommandRequest {
   return {
     command,
@@ -64,6 +82,8 @@ function requestOf(command: CommandName, target: Target, options: StateCommandOp
     ...(options.force === true || options.overwriteDataOfPeer === true ? { force: true } : {}),
     ...(options.discardMyData === true ? { discardMyData: true } : {}),
     ...(options.clearBitmap === true ? { clearBitmap: true } : {}),
+    ...(options.size === undefined ? {} : { sizeSectors: sizeOf(options.size) }),
+    ...(options.assumeClean === true ? { assumeClean: true } : {}),
     ...(options.start === undefined ? {} : { startSector: sectorOf('--start', options.start) }),
     ...(options.stop === undefined ? {} : { stopSector: sectorOf('--stop', options.stop) }),
   }

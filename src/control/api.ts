@@ -28,6 +28,7 @@ export const COMMAND_NAMES = [
   'invalidate-remote',
   'new-current-uuid',
   'verify',
+  'resize',
   'pause-sync',
   'resume-sync',
   'outdate',
@@ -46,6 +47,10 @@ export interface CommandRequest {
   readonly discardMyData?: boolean
   /** new-current-uuid. */
   readonly clearBitmap?: boolean
+  /** resize: of the device; 0 or absent: as much as both disks have. */
+  readonly sizeSectors?: number
+  /** resize: the new space holds the same on both disks. */
+  readonly assumeClean?: boolean
   /** verify, in sectors of 512 bytes: from, and up to. */
   readonly startSector?: number
   readonly stopSector?: number

@@ -55,6 +55,8 @@ const COMMAND_SCHEMA = {
       force: { type: 'boolean' },
       discardMyData: { type: 'boolean' },
       clearBitmap: { type: 'boolean' },
+      sizeSectors: { type: 'integer', minimum: 0 },
+      assumeClean: { type: 'boolean' },
       startSector: { type: 'integer', minimum: 0 },
       stopSector: { type: 'integer', minimum: 0 },
     },

@@ -186,6 +186,10 @@ export class HostedResource {
         const { startSector = 0, stopSector } = request
         return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, startSector, stopSector }))
       }
+      case 'resize': {
+        const { sizeSectors = 0, assumeClean = false } = request
+        return this.#each(this.#volumesOf(request), (volume) => ({ type: command, volume, sizeSectors, assumeClean }))
+      }
       case 'pause-sync':
       case 'resume-sync':
       case 'invalidate':

@@ -71,6 +71,7 @@ test('defaults are those of DRBD 8.4', () => {
       onIoError: 'detach',
       resyncRateMaxKib: 102_400,
       resyncRateMinKib: 250,
+      resyncPace: { resyncRateKib: 250, cPlanAhead: 20, cDelayTarget: 10, cFillTarget: 100, cMaxRateKib: 102_400 },
     },
   ])
 })
@@ -92,6 +93,10 @@ test('what the file says arrives in its unit', () => {
   assert.equal(s.onNoDataAccessible, 'suspend-io')
   const [volume] = s.volumes
   assert.deepEqual([volume?.sizeSectors, volume?.resyncRateMaxKib, volume?.onIoError], [2_097_152, 7168, 'pass_on'])
+  assert.deepEqual(
+    [volume?.resyncPace?.resyncRateKib, volume?.resyncPace?.cPlanAhead, volume?.resyncPace?.cMaxRateKib],
+    [7168, 0, 8192],
+  )
 })
 
 test('discard-node-NAME means local on that node and remote on the other', () => {

@@ -107,6 +107,13 @@ function volumeSettings({ number, diskOptions }: Volume): VolumeSettings {
     onIoError: diskOptions.onIoError as VolumeSettings['onIoError'],
     resyncRateMaxKib: fixedRate ? diskOptions.resyncRateKibPerSecond : diskOptions.cMaxRateKibPerSecond,
     resyncRateMinKib: diskOptions.cMinRateKibPerSecond,
+    resyncPace: {
+      resyncRateKib: diskOptions.resyncRateKibPerSecond,
+      cPlanAhead: diskOptions.cPlanAheadDeciseconds,
+      cDelayTarget: diskOptions.cDelayTargetDeciseconds,
+      cFillTarget: diskOptions.cFillTargetSectors,
+      cMaxRateKib: diskOptions.cMaxRateKibPerSecond,
+    },
   }
 }
 

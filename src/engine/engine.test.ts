@@ -242,7 +242,7 @@ describe('promotion', () => {
 })
 
 describe('commands', () => {
-  it('demotion waits for what is in flight; the bitmap is on disk before "was Primary" is taken back', () => {
+  it('demotion waits for what is in flight, and until the peer has flushed; then "was Primary" is taken back', () => {
     const { host, peer } = connectedScene({}, COPRIME)
     host.write(8, sectorsOf(8, 1))
     assert.equal(host.admin({ type: 'secondary' }), undefined)
@@ -255,6 +255,15 @@ describe('commands', () => {
     assert.equal([...host.results.values()].at(-1)?.code, 0)
     assert.equal(host.engine.role, R_SECONDARY)
     assert.equal(host.superblock.flags & 2, 0)
+  })
+
+  it('a peer that is lost while it is to flush does not keep the demotion waiting', () => {
+    const { host, peer } = connectedScene({}, COPRIME)
+    host.write(8, sectorsOf(8, 1))
+    peer.ack('P_WRITE_ACK', peer.one('P_DATA'))
+    host.admin({ type: 'secondary' })
+    peer.disconnect()
+    assert.equal(host.engine.role, R_SECONDARY)
   })
 
   it('a device in use is not demoted', () => {

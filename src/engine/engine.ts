@@ -60,6 +60,9 @@ const PAUSE_IS_SET = 134
 const PAUSE_IS_CLEAR = 135
 const PAUSED_BY_DEPENDENCY = 156
 const PAUSED_BY_PEER = 157
+const RESIZE_DURING_RESYNC = 130
+const RESIZE_NEEDS_PRIMARY = 131
+const NO_SHRINKING = 170
 
 export interface EngineOptions {
   /** Off only in the test of the tests: reads do not wait for overlapping writes in flight. */
@@ -346,6 +349,9 @@ export class Engine {
       case 'resume-sync':
         this.#withVolume(command.volume, done, (volume) => this.#pauseSync(volume, command.type === 'pause-sync', done))
         break
+      case 'resize':
+        this.#withVolume(command.volume, done, (volume) => this.#resize(volume, command, done))
+        break
       case 'verify':
         this.#withVolume(command.volume, done, (volume) => this.#verify(volume, command, done))
         break
@@ -567,6 +573,25 @@ export class Engine {
     else {
       if (!remote) volume.change({ disk: D_INCONSISTENT }, 'invalidate')
       volume.setAllOutOfSync()
+      done(OK)
+    }
+  }
+
+  /** Both disks must have the space already; internal metadata stays where it is. */
+  #resize(
+    volume: Volume,
+    wanted: { readonly sizeSectors: number; readonly assumeClean: boolean },
+    done: (result: AdminResult) => void,
+  ): void {
+    const { conn, role, peer, disk } = volume.state
+    if (conn > C_CONNECTED) done(driverResult(RESIZE_DURING_RESYNC))
+    else if (conn < C_CONNECTED) done(stateResult(SS_NEED_CONNECTION))
+    else if (role !== R_PRIMARY && peer !== R_PRIMARY) done(driverResult(RESIZE_NEEDS_PRIMARY))
+    else if (disk < D_INCONSISTENT) done(driverResult(138))
+    else if (wanted.sizeSectors > 0 && wanted.sizeSectors < volume.sizeSectors) done(driverResult(NO_SHRINKING))
+    else {
+      volume.setUserSize(wanted.sizeSectors)
+      volume.negotiation.growOnline(wanted.assumeClean)
       done(OK)
     }
   }

@@ -42,6 +42,8 @@ export const BITMAP_WRITEBACK_MS = 2000
 /** Resync data in flight without and with application I/O beside it. */
 export const RESYNC_WINDOW_BYTES = 8 * MIB
 export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
+/** One checksum covers so much at most: the smaller, the less is transferred for one block that differs. */
+export const CHECKSUM_BYTES_MAX = 32 * KIB
 /** How long after an application request the disk counts as busy. */
 export const RESYNC_BUSY_MS = 50
 /** A verify compares so much at a time: one bit of the bitmap, by which the peer counts results (wire-protocol.md 8.10). */
@@ -69,6 +71,9 @@ export const AUTO_MEMORY_EXTENTS_MAX = 65_536
 
 /** How long a kernel is given to finish writes that were superseded, before their epoch is acknowledged (barrier-acks.ts). */
 export const BARRIER_ACK_DELAY_MS = 1000
+
+/** A write that a kernel told us to send again, and whose conflict is over already, is sent again after so long. */
+export const RETRY_ALONE_MS = 1000
 
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB

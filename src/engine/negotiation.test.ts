@@ -6,7 +6,13 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { EngineHost, GENERATION, type HostOptions } from '../../test/support/engine-driver.ts'
 import { Pair } from '../../test/support/engine-network.ts'
-import { COPRIME_FEATURES, type PeerOptions, type Scene, ScriptedPeer } from '../../test/support/scripted-peer.ts'
+import {
+  COPRIME_FEATURES,
+  connectedScene,
+  type PeerOptions,
+  type Scene,
+  ScriptedPeer,
+} from '../../test/support/scripted-peer.ts'
 import {
   C_CONNECTED,
   C_WF_CONNECTION,
@@ -53,6 +59,13 @@ function assertRefused({ host, peer }: Scene, pattern: RegExp): void {
 }
 
 describe('the burst of the handshake', () => {
+  it('tells the peer how fast to resync as it is configured', () => {
+    const resyncPace = { resyncRateKib: 7168, cPlanAhead: 0, cDelayTarget: 11, cFillTarget: 12, cMaxRateKib: 8192 }
+    const { peer } = meet({ volumes: [{ settings: { resyncPace } }] }, {})
+    const { resyncRateKib, cPlanAhead, cDelayTarget, cFillTarget, cMaxRateKib } = peer.one('P_SYNC_PARAM89')
+    assert.deepEqual({ resyncRateKib, cPlanAhead, cDelayTarget, cFillTarget, cMaxRateKib }, resyncPace)
+  })
+
   it('P_PROTOCOL, then for each volume parameters, P_SIZES, P_UUIDS, P_STATE; the state still says WFConnection', () => {
     const host = new EngineHost({ volumes: [{}, {}] })
     const peer = new ScriptedPeer(host)
@@ -135,6 +148,62 @@ describe('sizes (4.1)', () => {
     const peer = new ScriptedPeer(host)
     peer.connectFully({ sizes: { currentSectors: 1536 } })
     assert.equal(host.volume.sizeSectors, 1536)
+  })
+})
+
+describe('online resize (8.9)', () => {
+  const GROWN = 4096
+
+  /** A device of 2048 sectors on disks of 4096, by the option `size`; the engine is Primary. */
+  function capped(role: 'primary' | 'secondary'): Scene {
+    const volumes = [{ dataSectors: GROWN, superblock: { laSizeSectors: 2048 }, settings: { sizeSectors: 2048 } }]
+    const sizes = { backingSectors: GROWN, userSectors: 2048, currentSectors: 2048 }
+    const made = connectedScene({ volumes }, { sizes }, role)
+    assert.equal(made.host.volume.sizeSectors, 2048)
+    return made
+  }
+
+  it('asked for by the peer, which is Primary: the size is taken, the new space is resynced from there', () => {
+    const { host, peer } = capped('secondary')
+    peer.sendState({ conn: C_CONNECTED, role: R_PRIMARY, pdsk: D_UPTODATE })
+    peer.take()
+    peer.sendSizes({ backingSectors: GROWN, userSectors: 0, currentSectors: 0 })
+    const { currentSectors, userSectors } = peer.one('P_SIZES')
+    assert.deepEqual([currentSectors, userSectors], [GROWN, 0])
+    assert.equal(host.volume.bitmap?.count, (GROWN - 2048) / 8)
+    peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+    assert.equal(host.volume.status().connection, 'SyncTarget')
+  })
+
+  it('asked for here: the peer is asked for its size, and this Primary is the source', () => {
+    const { host, peer } = capped('primary')
+    assert.equal(host.admin({ type: 'resize', volume: 0, sizeSectors: 0, assumeClean: false })?.code, 0)
+    assert.equal(peer.one('P_SIZES').currentSectors, 0)
+    assert.deepEqual(peer.taken('P_SYNC_UUID'), [])
+    peer.sendSizes({ backingSectors: GROWN, userSectors: 0, currentSectors: GROWN })
+    assert.equal(peer.taken('P_SYNC_UUID').length, 1)
+    assert.deepEqual([host.volume.status().connection, host.volume.sizeSectors], ['SyncSource', GROWN])
+    assert.equal(host.admin({ type: 'resize', volume: 0, sizeSectors: 0, assumeClean: false })?.code, 130)
+  })
+
+  it('space that holds the same on both disks needs no resync', () => {
+    const { host, peer } = capped('primary')
+    host.admin({ type: 'resize', volume: 0, sizeSectors: 0, assumeClean: true })
+    assert.equal(peer.one('P_SIZES').ddsFlags, 2)
+    peer.sendSizes({ backingSectors: GROWN, userSectors: 0, currentSectors: GROWN, ddsFlags: 2 })
+    assert.deepEqual([host.volume.status().connection, host.volume.bitmap?.count], ['Connected', 0])
+    assert.equal(host.volume.sizeSectors, GROWN)
+  })
+
+  it('is refused without a Primary, without a peer, and for a smaller device', () => {
+    const without = capped('secondary')
+    assert.equal(without.host.admin({ type: 'resize', volume: 0, sizeSectors: 0, assumeClean: false })?.code, 131)
+    const { host, peer } = capped('primary')
+    assert.equal(host.admin({ type: 'resize', volume: 0, sizeSectors: 1024, assumeClean: false })?.code, 170)
+    peer.sendSizes({ backingSectors: GROWN, userSectors: 1024, currentSectors: 2048 })
+    assert.equal(host.volume.sizeSectors, 2048, 'a wish of the peer to shrink is not followed')
+    peer.disconnect()
+    assert.equal(host.admin({ type: 'resize', volume: 0, sizeSectors: 0, assumeClean: false })?.code, -15)
   })
 })
 

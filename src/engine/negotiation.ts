@@ -2,6 +2,7 @@
 // The order P_SIZES, P_UUIDS, P_STATE is load-bearing: P_STATE triggers the decision and uses the other two.
 
 import { sameGeneration, type Uuids } from '../meta/uuids.ts'
+import type { ResyncPace } from '../runtime/api.ts'
 import {
   C_AHEAD,
   C_BEHIND,
@@ -49,6 +50,17 @@ import type { Volume } from './volume.ts'
  */
 export const UF_ALL_ZERO = 0x1_0000
 
+const DEFAULT_PACE: ResyncPace = {
+  resyncRateKib: 250,
+  cPlanAhead: 20,
+  cDelayTarget: 10,
+  cFillTarget: 100,
+  cMaxRateKib: 102_400,
+}
+
+/** dds_flags of P_SIZES: the new space needs no resync. */
+const DDSF_NO_RESYNC = 2
+
 export class Negotiation {
   readonly #volume: Volume
   /** The peer's generations as it sent them last, corrected by rules 35 and 51. */
@@ -60,6 +72,8 @@ export class Negotiation {
   /** The peer has told that it is Connected, too: no state of its handshake is still under way. */
   #peerConnected = false
   #skipWanted = false
+  /** A resize asked for here waits for the peer's sizes. */
+  #resizePending = false
   #proposal = 0n
   peerMaxBioBytes = 0
 
@@ -101,26 +115,22 @@ export class Negotiation {
     const { settings, connection } = volume.engine
     volume.resetSequence()
     connection.resetHighest(volume.number)
-    const rates = {
-      cPlanAhead: 20,
-      cDelayTarget: 10,
-      cFillTarget: 100,
-      cMaxRateKib: volume.settings.resyncRateMaxKib || 102400,
-    }
+    // A peer with a disk adopts all of them (3.13), so they have to be those of the configuration.
+    const { resyncRateKib, ...pace } = volume.settings.resyncPace ?? DEFAULT_PACE
     if (connection.apv >= 89) {
       connection.sendData({
         type: 'P_SYNC_PARAM89',
         volume: volume.number,
-        resyncRateKib: 250,
+        resyncRateKib,
         verifyAlg: settings.verifyAlg,
         csumsAlg: settings.csumsAlg,
-        ...(connection.apv >= 95 ? rates : {}),
+        ...(connection.apv >= 95 ? pace : {}),
       } as PacketOf<'P_SYNC_PARAM89'>)
     } else
       connection.sendData({
         type: 'P_SYNC_PARAM',
         volume: volume.number,
-        resyncRateKib: 250,
+        resyncRateKib,
         verifyAlg: settings.verifyAlg,
       } as PacketOf<'P_SYNC_PARAM'>)
     this.sendSizes(0)
@@ -134,15 +144,16 @@ export class Negotiation {
     this.sendState()
   }
 
-  sendSizes(ddsFlags: number): void {
+  /** `asking`: the peer is to answer with its own. */
+  sendSizes(ddsFlags: number, asking = false): void {
     const volume = this.#volume
     const { connection } = volume.engine
     const common = {
       type: 'P_SIZES' as const,
       volume: volume.number,
       backingSectors: volume.usableSectors,
-      userSectors: volume.settings.sizeSectors,
-      currentSectors: volume.sizeSectors,
+      userSectors: volume.userSectors,
+      currentSectors: asking ? 0 : volume.sizeSectors,
       maxBioBytes: connection.apv >= 100 ? REQUEST_BYTES_MAX : connection.apv >= 95 ? 131072 : 32768,
       queueOrderType: 0,
       ddsFlags,
@@ -202,7 +213,11 @@ export class Negotiation {
       volume.resize(next, true)
       return
     }
-    const next = this.#agreedSize(packet)
+    const connected = volume.state.conn > C_WF_REPORT_PARAMS
+    // A peer that resizes says what it wants; a wish to shrink is not followed.
+    const wish = packet.userSectors
+    if (connected && (wish === 0 || wish >= volume.sizeSectors)) volume.setUserSize(wish)
+    const next = this.#agreedSize(connected ? { ...packet, userSectors: volume.userSectors } : packet)
     if (
       next < volume.sizeSectors &&
       volume.state.disk >= D_OUTDATED &&
@@ -213,9 +228,37 @@ export class Negotiation {
       )
       return
     }
-    volume.resize(next, (packet.ddsFlags & 2) !== 0)
-    if (volume.state.conn > C_WF_REPORT_PARAMS && packet.currentSectors !== volume.sizeSectors)
-      this.sendSizes(packet.ddsFlags)
+    const grew = next > volume.sizeSectors || this.#resizePending
+    const clean = (packet.ddsFlags & DDSF_NO_RESYNC) !== 0
+    volume.resize(next, clean)
+    if (!connected) return
+    if (packet.currentSectors !== volume.sizeSectors) this.sendSizes(packet.ddsFlags)
+    this.#resizePending = false
+    if (grew && !clean) this.#resyncNewSpace()
+  }
+
+  /** Asked for by the administrator: as large as both disks allow, or as `volume.userSectors` says. */
+  growOnline(clean: boolean): void {
+    const volume = this.#volume
+    const peer = this.#peerSizes
+    const before = volume.sizeSectors
+    if (peer !== undefined) volume.resize(this.#agreedSize({ ...peer, userSectors: volume.userSectors }), clean)
+    this.#resizePending = volume.sizeSectors > before
+    this.sendUuids(0)
+    this.sendSizes(clean ? DDSF_NO_RESYNC : 0, true)
+  }
+
+  /** Online grow (8.9): no bitmaps are exchanged, both have set the bits of the new space. */
+  #resyncNewSpace(): void {
+    const volume = this.#volume
+    const { role, peer, conn, disk, pdsk } = volume.state
+    if (conn !== C_CONNECTED || disk < D_INCONSISTENT || pdsk < D_INCONSISTENT) return
+    const asSource = role === peer ? volume.engine.connection.resolveConflicts : role === R_PRIMARY
+    if (asSource) volume.beginAsSource()
+    else {
+      volume.change({ conn: C_WF_SYNC_UUID }, 'the device has grown')
+      this.applyPendingSyncUuid()
+    }
   }
 
   #agreedSize(packet: PacketOf<'P_SIZES'>): number {
@@ -223,7 +266,7 @@ export class Negotiation {
     const own = volume.usableSectors
     const peer = packet.backingSectors
     const user = Math.min(
-      volume.settings.sizeSectors || Number.POSITIVE_INFINITY,
+      volume.userSectors || Number.POSITIVE_INFINITY,
       packet.userSectors || Number.POSITIVE_INFINITY,
     )
     const candidate = peer > 0 ? Math.min(own, peer) : Math.min(volume.sizeSectors || own, own)

@@ -90,6 +90,7 @@ export class LocalWrite extends Base implements DiskOp, ActivityUser {
   maySetInSync = false
   /** The peer told us to send it again after its own overlapping write (P_RETRY_WRITE). */
   postponed = false
+  postponedAtMs = 0
   /** The peer's disk could not take it (P_NEG_ACK). */
   refused = false
   /** Answered to the client. */

@@ -27,6 +27,7 @@ import {
 import type { PacketOf } from '../wire/drbd/packets.ts'
 import {
   BITMAP_WRITEBACK_MS,
+  CHECKSUM_BYTES_MAX,
   REQUEST_BYTES_MAX,
   RESYNC_EXTENT_SECTORS,
   RESYNC_WINDOW_BUSY_BYTES,
@@ -204,13 +205,22 @@ export class Resync {
     this.#checkFinished()
   }
 
+  get #byChecksum(): boolean {
+    const { settings, connection } = this.#io.volume.engine
+    return settings.csumsAlg !== '' && connection.apv >= 89
+  }
+
   /** Merges adjacent set bits: up to what an answer can carry (1 MiB), aligned to its size, inside 16 MiB (8.3). */
   #requestEnd(from: number): number {
     const { bitmap, engine } = this.#io.volume
     if (bitmap === undefined) return from
     const run = bitmap.nextClear(from)
     const extentEnd = (Math.floor((from * 8) / RESYNC_EXTENT_SECTORS) + 1) * (RESYNC_EXTENT_SECTORS / 8)
-    const limit = Math.min(run, extentEnd, from + engine.connection.writeBytesMax / 4096)
+    const bytesMax = Math.min(
+      engine.connection.writeBytesMax,
+      this.#byChecksum ? CHECKSUM_BYTES_MAX : REQUEST_BYTES_MAX,
+    )
+    const limit = Math.min(run, extentEnd, from + bytesMax / 4096)
     let bits = 1
     while (from % (bits * 2) === 0 && from + bits * 2 <= limit) bits *= 2
     return from + bits
@@ -243,8 +253,7 @@ export class Resync {
   /** No own write is under way there, and none starts before the answer is written. */
   sendRequest(request: ResyncRequest): void {
     const { volume } = this.#io
-    const { connection, settings } = volume.engine
-    if (settings.csumsAlg === '' || connection.apv < 89) {
+    if (!this.#byChecksum) {
       this.#ask(request)
       return
     }

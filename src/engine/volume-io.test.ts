@@ -24,7 +24,7 @@ import {
   FF_TRIM,
   R_PRIMARY,
 } from '../wire/drbd/constants.ts'
-import { PEER_FLUSH_INTERVAL_MS } from './limits.ts'
+import { PEER_FLUSH_INTERVAL_MS, RETRY_ALONE_MS } from './limits.ts'
 
 const COPRIME = { features: { features: COPRIME_FEATURES } }
 const coprimeScene = (): Scene => connectedScene({}, COPRIME)
@@ -538,6 +538,19 @@ describe('the own disk fails with more than one operation under way', () => {
 })
 
 describe('towards a kernel-like peer', () => {
+  it('a write that is to be sent again goes out after a while if no write of the peer comes that restarts it', () => {
+    const { host, peer } = connectedScene({ settings: { allowTwoPrimaries: true } }, { engineHoldsFlag: false })
+    const id = host.write(8, sectorsOf(8, 1))
+    peer.ack('P_RETRY_WRITE', peer.one('P_DATA'))
+    peer.advance(RETRY_ALONE_MS - 1)
+    assert.deepEqual(peer.taken('P_DATA'), [])
+    peer.advance(1)
+    const again = peer.one('P_DATA')
+    assert.equal(again.sector, 8)
+    peer.ack('P_WRITE_ACK', again)
+    assert.equal(host.answer(id), 'done')
+  })
+
   it('a completion closes the epoch; its acknowledgement with the right number is taken', () => {
     const { host, peer } = connectedScene({}, { features: { features: KERNEL_FEATURES } }, 'secondary')
     peer.promoteEngine()

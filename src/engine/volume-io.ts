@@ -28,7 +28,7 @@ import { AskedWrites } from './asked-writes.ts'
 import { Flushes, FlushRequest } from './flushes.ts'
 import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
-import { RESYNC_BUSY_MS } from './limits.ts'
+import { RESYNC_BUSY_MS, RETRY_ALONE_MS } from './limits.ts'
 import { createOrder } from './order/create-order.ts'
 import type { WriteOrder } from './order/order.ts'
 import { PeerIo } from './peer-io.ts'
@@ -537,7 +537,9 @@ export class VolumeIo {
     this.pumpNeeded = true
     if (kind === 'retry') {
       write.postponed = true
+      write.postponedAtMs = this.volume.engine.nowMs
       write.peerPending = false
+      if (!this.volume.engine.connection.coprimePeer) this.#armRetryAlone()
       if (write.epoch !== undefined) write.epoch.withdrawn++
       this.inFlight.delete(cookie)
       this.retried++
@@ -577,14 +579,46 @@ export class VolumeIo {
     this.#maybeComplete(write)
   }
 
+  /**
+   * A kernel whose write we have acknowledged, but whose own disk is not done with it, tells us to send ours again after it. It
+   * was applied here before, so nothing will come that could restart ours (observed). Sent again later it is a new write.
+   */
+  #armRetryAlone(): void {
+    const { engine, number, sizeSectors } = this.volume
+    const name = `retry-${number}`
+    if (engine.timers.has(name)) return
+    engine.timers.set(name, engine.nowMs + RETRY_ALONE_MS, () => {
+      const postponed: LocalWrite[] = []
+      this.active.forEachOverlap(0, sizeSectors, (request) => {
+        if (request.kind === 'local-write' && request.postponed) postponed.push(request)
+      })
+      const due = postponed.filter(
+        (write) =>
+          write.postponedAtMs + RETRY_ALONE_MS <= engine.nowMs && !write.localPending && !this.#meetsPeerWrite(write),
+      )
+      for (const write of due) this.#restartAgain(write)
+      if (due.length < postponed.length) this.#armRetryAlone()
+    })
+  }
+
+  #meetsPeerWrite(write: LocalWrite): boolean {
+    let meets = false
+    this.active.forEachOverlap(write.sector, write.sectors, (present) => {
+      if (present.kind === 'peer-write') meets = true
+    })
+    return meets
+  }
+
+  #restartAgain(write: LocalWrite): void {
+    write.postponed = false
+    this.#restarts.push(write)
+    this.pumpNeeded = true
+  }
+
   /** An overlapping write of the peer was applied: postponed writes under it go out again. */
   restartPostponed(sector: number, sectors: number): void {
     this.active.forEachOverlap(sector, sectors, (request) => {
-      if (request.kind === 'local-write' && request.postponed && !request.localPending) {
-        request.postponed = false
-        this.#restarts.push(request)
-        this.pumpNeeded = true
-      }
+      if (request.kind === 'local-write' && request.postponed && !request.localPending) this.#restartAgain(request)
     })
   }
 

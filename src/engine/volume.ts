@@ -98,6 +98,8 @@ export class Volume implements MetadataHost, ActivityHost {
   sizeSectors = 0
   /** What the own backing disk could offer, in sectors; 0 = diskless. */
   usableSectors = 0
+  /** Wanted by an administrator, here or at the peer, in sectors; 0: as much as both disks have. */
+  userSectors: number
   crashedPrimary = false
   /** The data device is known to be all zero: nothing was ever written to it. */
   allZero = false
@@ -139,6 +141,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine = engine
     this.settings = settings
     this.number = settings.volume
+    this.userSectors = settings.sizeSectors
     this.io = new VolumeIo(this)
     this.negotiation = new Negotiation(this)
   }
@@ -351,8 +354,7 @@ export class Volume implements MetadataHost, ActivityHost {
     }
     this.#metadata = metadata
     this.exposed.clear()
-    const cap = this.settings.sizeSectors
-    this.usableSectors = cap > 0 ? Math.min(cap, metadata.usableSectors) : metadata.usableSectors
+    this.usableSectors = capped(metadata.usableSectors, this.userSectors)
     const sectors =
       superblock.laSizeSectors > 0 ? Math.min(superblock.laSizeSectors, metadata.usableSectors) : this.usableSectors
     this.uuids = {
@@ -607,6 +609,12 @@ export class Volume implements MetadataHost, ActivityHost {
       'no initial sync needed',
     )
     this.saveBeforeGoingOn()
+  }
+
+  /** A new wish for the size; the size itself changes when the peer's disk is known to be as large. */
+  setUserSize(sectors: number): void {
+    this.userSectors = sectors
+    if (this.#metadata !== undefined) this.usableSectors = capped(this.#metadata.usableSectors, sectors)
   }
 
   /** Takes over a new device size; new space counts as out of sync unless `clean`. */
@@ -897,3 +905,5 @@ export class Volume implements MetadataHost, ActivityHost {
     return volumeStatus(this)
   }
 }
+
+const capped = (sectors: number, wanted: number): number => (wanted > 0 ? Math.min(wanted, sectors) : sectors)

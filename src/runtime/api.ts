@@ -60,6 +60,13 @@ export type AdminCommand =
       readonly startSector: number
       readonly stopSector: number | undefined
     }
+  /** `sizeSectors` 0: as much as both disks have. */
+  | {
+      readonly type: 'resize'
+      readonly volume: number
+      readonly sizeSectors: number
+      readonly assumeClean: boolean
+    }
   | { readonly type: 'pause-sync'; readonly volume: number }
   | { readonly type: 'resume-sync'; readonly volume: number }
   | { readonly type: 'outdate'; readonly volume: number }
@@ -83,6 +90,15 @@ export type FencingPolicy = 'dont-care' | 'resource-only' | 'resource-and-stonit
 export type OnIoError = 'pass_on' | 'call-local-io-error' | 'detach'
 export type OnNoDataAccessible = 'io-error' | 'suspend-io'
 
+/** How fast a kernel is to resync, in the units of the option file; it takes the values that it is told over its own. */
+export interface ResyncPace {
+  readonly resyncRateKib: number
+  readonly cPlanAhead: number
+  readonly cDelayTarget: number
+  readonly cFillTarget: number
+  readonly cMaxRateKib: number
+}
+
 export interface VolumeSettings {
   readonly volume: number
   readonly alExtents: number
@@ -93,6 +109,8 @@ export interface VolumeSettings {
   readonly resyncRateMaxKib: number
   /** Rate to which application I/O may push resync, KiB/s. */
   readonly resyncRateMinKib: number
+  /** What the peer is told; absent: DRBD's defaults. */
+  readonly resyncPace?: ResyncPace
 }
 
 export type OrderName = 'arbitration' | 'coordinator' | 'lock-extents' | 'auto'

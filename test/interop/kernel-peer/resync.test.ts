@@ -121,6 +121,21 @@ rows('resync', (row) => {
   }
 
   for (const source of ['coprime', 'kernel'] as const) {
+    row(`a fixed rate is kept, ${source} is the source`, async (pair) => {
+      const rateMib = 4
+      await pair.inSync({ disk: { 'c-plan-ahead': 0, 'resync-rate': `${rateMib}M` } })
+      const beganMs = performance.now()
+      await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
+      await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+      await pair.clean()
+      const tookMs = performance.now() - beganMs
+      // A slow machine may take longer, but nothing makes it faster than it is told to be.
+      assert.ok(tookMs >= (0.8 * 1000 * 16) / rateMib, `16 MiB in ${tookMs} ms`)
+      await pair.finish()
+    })
+  }
+
+  for (const source of ['coprime', 'kernel'] as const) {
     row(`paused and resumed by either side, ${source} is the source`, async (pair) => {
       await pair.inSync({ device: 'large', disk: { 'resync-rate': '8M' } })
       await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })

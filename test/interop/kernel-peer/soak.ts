@@ -15,7 +15,8 @@ const SPAN_BYTES = 12 * MIB
 /** Where both sides write at the same time. */
 const HOT_BYTES = 256 * KIB
 /** Of links that this takes away on purpose. */
-const EXPECTED = /sock_recvmsg|short read|error receiving|error while|PingAck|Timed out|Failed to|failed/
+const EXPECTED =
+  /sock_recvmsg|short read|error receiving|error while|PingAck|Timed out|Failed to|failed|current_epoch->list not empty/
 
 export interface SoakOptions {
   readonly seed: number
@@ -131,7 +132,7 @@ export class Soak {
       const offsetBytes = 512 * prng.intInclusive(0, (spanBytes - lengthBytes) / 512)
       const flags = prng.chance(1, 8) ? 'direct,dsync,seek_bytes' : 'direct,seek_bytes'
       const write = `gdd if=/dev/urandom of=/dev/drbd0 bs=${lengthBytes} count=1 seek=${offsetBytes} oflag=${flags} conv=notrunc status=none`
-      const discard = `ublkdiscard -o ${offsetBytes} -l ${lengthBytes} /dev/drbd0`
+      const discard = `ublkdiscard -f -o ${offsetBytes} -l ${lengthBytes} /dev/drbd0`
       lines.push(`${prng.chance(1, 8) ? discard : write} || exit 1${prng.chance(1, 3) ? '' : ' &'}`)
     }
     await this.#pair.guest.sh(`${lines.map((line) => line.replace(' || exit 1 &', ' &')).join('\n')}\nwait`, 120_000)

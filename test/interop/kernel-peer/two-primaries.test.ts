@@ -8,6 +8,8 @@ import { randomBytes } from 'node:crypto'
 import { type KernelPair, MIB, rows } from './pair.ts'
 
 const KIB = 1024
+/** Of about 800 writes into four places. */
+const CONFLICTS_MIN = 20
 const TWO_PRIMARIES = { 'allow-two-primaries': true }
 
 interface Shape {
@@ -39,8 +41,12 @@ rows('two Primaries', (row) => {
     for (const shape of SHAPES) {
       row(`conflicts, ${shape.name}, ${holder} holds the flag`, async (pair) => {
         await bothPrimary(pair, holder)
+        // A kernel that has told a peer to retry or that a write is superseded never closes that write's epoch.
+        if (holder === 'kernel') pair.allow(/current_epoch->list not empty/)
         pair.relay.delay(5)
-        await conflict(pair, shape, 250)
+        const verdicts = countVerdicts(pair, holder)
+        await conflict(pair, shape, 160)
+        assert.ok(verdicts() >= CONFLICTS_MIN, `${verdicts()} conflicts`)
         await pair.finish()
       })
     }
@@ -74,8 +80,16 @@ async function conflict(pair: KernelPair, shape: Shape, rounds: number): Promise
   )
   await Promise.all([...places.map(mine), pair.guest.sh(`${loops.join(' ')} wait`, 200_000)])
   await nbd.flush()
-  const { counters } = (await pair.coprime.state()).volume
-  const decided = counters.superseded + counters.retried
-  const told = await pair.guest.dmesg()
-  assert.ok(decided > 0 || /[Cc]oncurrent/.test(told) || shape.name === 'equal', 'there were conflicts')
+}
+
+/** P_SUPERSEDED and P_RETRY_WRITE that the holder of the flag sends: header of 16 bytes, volume 0. */
+function countVerdicts(pair: KernelPair, holder: 'coprime' | 'kernel'): () => number {
+  const headers = ['8620ec20000000180000', '8620ec200000002c0000'].map((text) => Buffer.from(text, 'hex'))
+  let count = 0
+  pair.relay.tamper = (from, chunk) => {
+    if (from !== holder) return
+    for (const header of headers)
+      for (let at = chunk.indexOf(header); at >= 0; at = chunk.indexOf(header, at + 1)) count++
+  }
+  return () => count
 }

@@ -39,6 +39,9 @@ rows('protocol versions', (row) => {
         await pair.coprime.command({ command: 'verify' })
         await pair.coprime.until('done', ({ volume }) => volume.connection === 'Connected')
         await pair.clean()
+      }
+      // A kernel takes its time for it; each way of ending a verify is enough.
+      if ([88, 96, 97, 100].includes(version)) {
         await pair.kernel.drbdadm('verify r0')
         await pair.clean()
       }

@@ -79,7 +79,7 @@ rows('writes', (row) => {
       } else {
         await pair.kernel.drbdadm('primary r0')
         await pair.kernel.writeRandom(20 * KIB, 4 * KIB)
-        assert.equal(pair.coprime.logged(/data integrity/), 1)
+        assert.ok(pair.coprime.logged(/data integrity/) > 0)
       }
       assert.ok(altered)
       await pair.finish()
