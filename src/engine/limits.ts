@@ -85,3 +85,6 @@ assert(AUTO_IDLE_MS > AUTO_WINDOW_MS, 'an extent is not taken back for what made
 assert(LOCK_HOLD_MS_MIN <= LOCK_HOLD_MS_MAX, 'bounds of the hold of a lock')
 assert(REQUEST_BYTES_MAX <= PEER_BYTES_MAX, 'one write must fit into the receive bound')
 assert(RESYNC_WINDOW_BUSY_BYTES <= RESYNC_WINDOW_BYTES, 'a busy disk gets no larger window')
+
+/** A size under the administrator's cap, 0 = none. */
+export const capped = (sectors: number, cap: number): number => (cap > 0 ? Math.min(cap, sectors) : sectors)

@@ -10,8 +10,16 @@ import {
   MDF_PRIMARY_IND,
   MDF_WAS_UPTODATE,
 } from '../meta/superblock.ts'
-import { C_CONNECTED, D_CONSISTENT, D_INCONSISTENT, D_OUTDATED, R_PRIMARY } from '../wire/drbd/constants.ts'
+import { C_CONNECTED, D_CONSISTENT, D_INCONSISTENT, D_OUTDATED, D_UPTODATE, R_PRIMARY } from '../wire/drbd/constants.ts'
 import type { StateWord } from '../wire/drbd/state-word.ts'
+
+/** The states that  names. */
+export const DISK_OF_NAME = new Map([
+  ['Inconsistent', D_INCONSISTENT],
+  ['Outdated', D_OUTDATED],
+  ['Consistent', D_CONSISTENT],
+  ['UpToDate', D_UPTODATE],
+])
 
 const DECIDED_HERE =
   MDF_CONSISTENT |

@@ -56,23 +56,17 @@ import type { Engine } from './engine.ts'
 import type { OpenedDevices } from './events.ts'
 import { ExposedData } from './exposed.ts'
 import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
-import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
+import { capped, PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
 import { describe, isNewWriterHere, isSyncing, isVerifying, lostPeerData, sameState } from './state-change.ts'
 import { FENCING_NUMBER, sanitize } from './state-rules.ts'
-import { superblockFlags } from './superblock-flags.ts'
+import { DISK_OF_NAME, superblockFlags } from './superblock-flags.ts'
 import { VolumeIo } from './volume-io.ts'
 import { volumeStatus } from './volume-status.ts'
 
 const NO_UUIDS: Uuids = { current: 0n, bitmap: 0n, history1: 0n, history2: 0n }
-const DISK_OF_NAME = new Map([
-  ['Inconsistent', D_INCONSISTENT],
-  ['Outdated', D_OUTDATED],
-  ['Consistent', D_CONSISTENT],
-  ['UpToDate', D_UPTODATE],
-])
 
 export class Volume implements MetadataHost, ActivityHost {
   readonly engine: Engine
@@ -379,8 +373,7 @@ export class Volume implements MetadataHost, ActivityHost {
         this.number,
       )
     }
-    const name = diskStateFromFlags(superblock.flags)
-    this.attachDisk = DISK_OF_NAME.get(name) ?? D_INCONSISTENT
+    this.attachDisk = DISK_OF_NAME.get(diskStateFromFlags(superblock.flags)) ?? D_INCONSISTENT
     const isNewest = this.engine.settings.fencing === 'dont-care' || this.state.pdsk === D_OUTDATED
     if (this.attachDisk === D_CONSISTENT && isNewest) this.attachDisk = D_UPTODATE
     const written = (error: DiskError | undefined): void => {
@@ -905,5 +898,3 @@ export class Volume implements MetadataHost, ActivityHost {
     return volumeStatus(this)
   }
 }
-
-const capped = (sectors: number, wanted: number): number => (wanted > 0 ? Math.min(wanted, sectors) : sectors)
