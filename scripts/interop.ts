@@ -15,7 +15,7 @@ const EXIT_NO_KERNEL = 2
 const { values: options } = parseArgs({ options: { soak: { type: 'string' }, seed: { type: 'string' } } })
 
 function runTests(): number {
-  const words = [join(repositoryRoot, 'scripts', 'run-tests.mjs'), 'e2e', 'kernel-peer']
+  const words = [join(repositoryRoot, 'scripts', 'run-tests.mjs'), 'kernel']
   return spawnSync(process.execPath, words, { stdio: 'inherit' }).status ?? 1
 }
 

@@ -33,8 +33,9 @@ const groups = {
     ...tests('dist/test/fuzz'),
     ...tests('dist/test/tidy'),
   ],
-  e2e: () => [...tests('dist/test/e2e'), ...tests('dist/test/interop')],
-  // The rows with a kernel have no longer form; `npm run interop -- --soak` is theirs.
+  e2e: () => [...tests('dist/test/e2e'), ...tests('dist/test/interop')].filter((path) => !path.includes('kernel-peer')),
+  kernel: () => tests('dist/test/interop/kernel-peer'),
+  // Those with a real kernel are a group of their own.
   long: () => [...tests('dist/src'), ...tests('dist/test')].filter((path) => !path.includes('kernel-peer')),
 }
 const files = (groups[group] ?? groups.unit)()
@@ -57,13 +58,12 @@ const result = spawnSync(
 if (result.status !== 0) process.exit(result.status ?? 1)
 if (group === 'long') runSimulator()
 
-/** Random stories, every interleaving of the small plans, and the mutants. COPRIME_SIM_SEEDS: stories for each order. */
+/** Random stories and every interleaving of the small plans. COPRIME_SIM_SEEDS: stories for each order. */
 function runSimulator() {
-  const seeds = process.env.COPRIME_SIM_SEEDS ?? '1000'
+  const seeds = process.env.COPRIME_SIM_SEEDS ?? '100'
   const runs = [
     ['dist/src/sim/main.js', '--seeds', seeds],
     ['dist/src/sim/main.js', '--explore'],
-    ['dist/scripts/sim-mutants.js'],
   ]
   for (const [script, ...args] of runs) {
     console.log(`\n${script} ${args.join(' ')}`)

@@ -13,7 +13,7 @@ import {
 import { C_CONNECTED, D_CONSISTENT, D_INCONSISTENT, D_OUTDATED, D_UPTODATE, R_PRIMARY } from '../wire/drbd/constants.ts'
 import type { StateWord } from '../wire/drbd/state-word.ts'
 
-/** The states that  names. */
+/** The states that diskStateFromFlags names. */
 export const DISK_OF_NAME = new Map([
   ['Inconsistent', D_INCONSISTENT],
   ['Outdated', D_OUTDATED],
