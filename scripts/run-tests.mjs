@@ -60,7 +60,7 @@ if (group === 'long') runSimulator()
 
 /** Random stories and every interleaving of the small plans. COPRIME_SIM_SEEDS: stories for each order. */
 function runSimulator() {
-  const seeds = process.env.COPRIME_SIM_SEEDS ?? '100'
+  const seeds = process.env.COPRIME_SIM_SEEDS ?? '60'
   const runs = [
     ['dist/src/sim/main.js', '--seeds', seeds],
     ['dist/src/sim/main.js', '--explore'],
