@@ -342,7 +342,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #onMetadata(metadata: AttachedMetadata, devices: OpenedDevices): void {
     const { superblock } = metadata
     const { conn, role } = this.state
-    if (role === R_PRIMARY && conn < C_CONNECTED && !this.exposed.mayServeOwn(superblock.current)) {
+    const isForeign = role === R_PRIMARY && !this.exposed.mayServeOwn(superblock.current)
+    if (isForeign && conn < C_CONNECTED) {
       this.#abortAttach(new DriverError(150, 'the disk holds another generation than the one that clients saw last'))
       return
     }
@@ -376,6 +377,8 @@ export class Volume implements MetadataHost, ActivityHost {
     this.attachDisk = DISK_OF_NAME.get(diskStateFromFlags(superblock.flags)) ?? D_INCONSISTENT
     const isNewest = this.engine.settings.fencing === 'dont-care' || this.state.pdsk === D_OUTDATED
     if (this.attachDisk === D_CONSISTENT && isNewest) this.attachDisk = D_UPTODATE
+    // The connection may be lost before the peer says what is newer there: then nobody may take these data for the newest.
+    if (isForeign && this.attachDisk > D_OUTDATED) this.attachDisk = D_OUTDATED
     const written = (error: DiskError | undefined): void => {
       if (error === undefined) this.#onAttachWritten(superblock)
     }
@@ -738,12 +741,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #onPeerLost(old: StateWord, next: StateWord): void {
     if (this.#bitmap !== undefined) {
       const marked = this.stability?.peerLost(this.#bitmap) ?? 0
-      if (marked > 0)
-        this.engine.log(
-          'info',
-          `${marked} blocks that the peer may not have on stable storage are out of sync`,
-          this.number,
-        )
+      const what = 'blocks that the peer may not have on stable storage are out of sync'
+      if (marked > 0) this.engine.log('info', `${marked} ${what}`, this.number)
     }
     this.engine.timers.clear(`peer-flush-${this.number}`)
     if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
