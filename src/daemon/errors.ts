@@ -4,7 +4,6 @@ import { AppError } from '../base/errors.ts'
 
 export type StartErrorCode =
   | 'E_ARGUMENT'
-  | 'E_NOT_BUILT'
   | 'E_RESOURCE_UNUSABLE'
   | 'E_ALREADY_RUNNING'
   | 'E_FOLDER'

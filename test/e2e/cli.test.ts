@@ -476,10 +476,10 @@ r1 role:Primary
         exitCode: 10,
         message: /no resource has a section for host 'carol' \(resources: r0, r1\)/,
       })
-      const notBuilt = config(configText().replaceAll('ping-int 1;', 'ping-int 1; global-write-order coordinator;'))
-      assertRefused(await refusedDaemon('-c', notBuilt, ...alice), {
+      const noOrder = config(configText().replaceAll('ping-int 1;', 'ping-int 1; global-write-order best;'))
+      assertRefused(await refusedDaemon('-c', noOrder, ...alice), {
         exitCode: 10,
-        message: /coordinator is not built yet/,
+        message: /bad\.res:\d+: Parse error[\s\S]*coordinator/,
       })
     })
 
