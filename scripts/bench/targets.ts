@@ -8,8 +8,8 @@
 
 import { existsSync } from 'node:fs'
 import { open } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { freePorts } from '../../src/adapters/free-ports.ts'
 import { compareFiles } from '../files.ts'
 import { Lab } from '../lab.ts'
 import { ProgramError, Server } from '../processes.ts'
@@ -64,7 +64,7 @@ async function startCoprime({ folder, sizeBytes }: Place): Promise<Target> {
 async function startMirror({ folder, sizeBytes }: Place): Promise<Target> {
   const files = [join(folder, 'mirror-source.raw'), join(folder, 'mirror-target.raw')] as const
   await Promise.all(files.map((path) => createFile(path, sizeBytes)))
-  const port = await freePort()
+  const [port = 0] = await freePorts(1)
   const targetAddress = ['--ipaddr', '127.0.0.1', '--port', String(port)]
   const targetReady = join(folder, 'mirror-target.pid') // nbdkit writes it when it listens
   const target = await startServer(
@@ -184,15 +184,4 @@ async function createFile(path: string, sizeBytes: number): Promise<void> {
   } finally {
     await file.close()
   }
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0))
-    })
-  })
 }

@@ -7,8 +7,9 @@ import net from 'node:net'
 import { type TestContext, test } from 'node:test'
 
 import type { Link, LinkHandler } from '../runtime/ports.ts'
+import { freePorts } from './free-ports.ts'
 import { adoptAccepted, ReadBuffers, TcpLink } from './tcp-link.ts'
-import { type ListenError, TcpNetwork } from './tcp-network.ts'
+import { isConnectedToItself, type ListenError, TcpNetwork } from './tcp-network.ts'
 
 async function listeningServer(context: TestContext, onSocket: (socket: net.Socket) => void): Promise<number> {
   const server = net.createServer({ pauseOnConnect: true }, onSocket)
@@ -19,6 +20,11 @@ async function listeningServer(context: TestContext, onSocket: (socket: net.Sock
 }
 
 const at = (port: number, address = '127.0.0.1'): { address: string; port: number } => ({ address, port })
+
+const hostOf = ({ address, port }: { address: string; port: number }): { host: string; port: number } => ({
+  host: address,
+  port,
+})
 
 const handler = (parts: Partial<LinkHandler>): LinkHandler => ({
   onData: () => {},
@@ -58,6 +64,18 @@ test('a refused connection names the address and the reason', async (context) =>
   assert.match(reason, /^cannot connect to 127\.0\.0\.1:1: .*ECONNREFUSED/)
 })
 
+test('a socket that is connected to itself is told from one that is not', async (context) => {
+  const [port = 0] = await freePorts(1)
+  const own = net.connect({ ...hostOf(at(port)), localAddress: '127.0.0.1', localPort: port })
+  context.after(() => own.destroy())
+  await once(own, 'connect')
+  assert.equal(isConnectedToItself(own), true)
+  const other = net.connect(hostOf(at(await listeningServer(context, (socket) => socket.destroy()))))
+  context.after(() => other.destroy())
+  await once(other, 'connect')
+  assert.equal(isConnectedToItself(other), false)
+})
+
 test("a connection from another address than the peer's is refused and told, unless any will do", async (context) => {
   const refused: string[] = []
   for (const [peer, from, anySource] of [
@@ -66,7 +84,7 @@ test("a connection from another address than the peer's is refused and told, unl
     ['127.0.0.5', '127.0.0.6', true],
     ['::ffff:127.0.0.5', '127.0.0.5', false],
   ] as const) {
-    const port = await freePort()
+    const [port = 0] = await freePorts(1)
     const network = new TcpNetwork({
       local: at(port),
       peer: at(1, peer),
@@ -87,16 +105,6 @@ test("a connection from another address than the peer's is refused and told, unl
   }
   assert.deepEqual(refused, ['127.0.0.6'])
 })
-
-async function freePort(): Promise<number> {
-  const server = net.createServer()
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as net.AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 /** Tries until somebody listens. */
 async function connectedFrom(port: number, localAddress: string): Promise<net.Socket> {

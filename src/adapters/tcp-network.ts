@@ -152,6 +152,11 @@ function familiar(address: string): [address: string, family: 'ipv4' | 'ipv6'] {
   return [plain, net.isIPv4(plain) ? 'ipv4' : 'ipv6']
 }
 
+/** TCP lets a socket that was given the very port that it dials connect to itself, if nobody listens there. */
+export function isConnectedToItself(socket: net.Socket): boolean {
+  return socket.localPort === socket.remotePort && socket.localAddress === socket.remoteAddress
+}
+
 function linkOfAccepted(accepted: net.Socket): TcpLink {
   const buffers = new ReadBuffers()
   const adopted = adoptAccepted(accepted, buffers)
@@ -199,7 +204,8 @@ class ConnectAttempt {
   }
 
   #succeed(): void {
-    if (this.#end()) this.#onUp(new TcpLink(this.#socket, this.#buffers))
+    if (isConnectedToItself(this.#socket)) this.#fail('nobody listens there, and the connection came back to itself')
+    else if (this.#end()) this.#onUp(new TcpLink(this.#socket, this.#buffers))
   }
 
   #fail(reason: string): void {

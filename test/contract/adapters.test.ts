@@ -4,16 +4,17 @@
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
-import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 import { delayedNetwork } from '../../src/adapters/delayed-network.ts'
 import { type FileDisk, type FileDiskOptions, openFileDisk } from '../../src/adapters/file-disk.ts'
+import { freePorts } from '../../src/adapters/free-ports.ts'
 import { SystemClock } from '../../src/adapters/system-clock.ts'
 import { TcpNetwork } from '../../src/adapters/tcp-network.ts'
 import { MIB } from '../../src/base/units.ts'
 import type { Network } from '../../src/runtime/ports.ts'
+import { OWN_LOOPBACK } from '../support/loopback.ts'
 import { clockContract } from './clock-contract.ts'
 import { CONTRACT_DISK_BYTES, type DiskWorld, diskContract } from './disk-contract.ts'
 import { systemWorld } from './harness.ts'
@@ -81,18 +82,11 @@ diskContract('loop device', loopWorld, { skip: whyNoLoopDevice() })
 
 // ---- links ----------------------------------------------------------------------------------------------------------
 
-async function freePort(): Promise<number> {
-  const server = net.createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as net.AddressInfo
-  await new Promise<void>((resolve) => server.close(() => resolve()))
-  return port
-}
-
 async function tcpWorld(wrap: (network: Network) => Network): Promise<LinkWorld> {
-  const addresses = [await freePort(), await freePort()].map((port) => ({ address: '127.0.0.1', port }))
+  const addresses = (await freePorts(2, OWN_LOOPBACK)).map((port) => ({ address: OWN_LOOPBACK, port }))
   const [atA, atB] = addresses as [(typeof addresses)[0], (typeof addresses)[0]]
-  const a = wrap(new TcpNetwork({ local: atA, peer: atB, bindOutgoing: true }))
+  // `b` dials from whichever address the system chooses.
+  const a = wrap(new TcpNetwork({ local: atA, peer: atB, bindOutgoing: true, anySource: true }))
   const b = wrap(new TcpNetwork({ local: atB, peer: atA }))
   const bAgain = wrap(new TcpNetwork({ local: atB, peer: atA }))
   return {

@@ -13,10 +13,11 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs'
-import { createServer, type Server } from 'node:net'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 
+import { freePorts } from '../../src/adapters/free-ports.ts'
 import { connectNbd } from '../../src/adapters/nbd-client.ts'
 import type { DaemonReady } from '../../src/control/api.ts'
 import { ControlClient } from '../../src/control/client.ts'
@@ -41,21 +42,6 @@ const daemons: LongRunning[] = []
 let ports: number[] = []
 
 // ---- the cluster ------------------------------------------------------------------------------------------------------
-
-async function freePorts(count: number): Promise<number[]> {
-  const servers: Server[] = []
-  const found: number[] = []
-  for (let i = 0; i < count; i++) {
-    const server = createServer()
-    await new Promise<void>((resolve) => server.listen({ host: '127.0.0.1', port: 0 }, resolve))
-    const address = server.address()
-    assert.ok(typeof address === 'object' && address !== null)
-    found.push(address.port)
-    servers.push(server)
-  }
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))))
-  return found
-}
 
 function hostText(resource: 'r0' | 'r1', node: Node, port: number): string {
   const minor = node === 'alice' ? 10 : 20

@@ -3,10 +3,10 @@
 // of the engine off in it, to see that the tests would notice.
 
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { type DelayedNetwork, delayedNetwork } from '../../src/adapters/delayed-network.ts'
 import { type FileDisk, openFileDisk } from '../../src/adapters/file-disk.ts'
+import { freePorts } from '../../src/adapters/free-ports.ts'
 import { connectNbd, type NbdConnectionToServer } from '../../src/adapters/nbd-client.ts'
 import { NbdServer } from '../../src/adapters/nbd-server.ts'
 import { PAYLOAD_BUFFERS } from '../../src/adapters/payload-buffers.ts'
@@ -26,6 +26,7 @@ import { Replica } from '../../src/runtime/replica.ts'
 import { Changes } from './bounded.ts'
 import { type DiskPair, otherSide, SIDES, type Side } from './disk-pair.ts'
 import { resourceSettings } from './engine-driver.ts'
+import { OWN_LOOPBACK } from './loopback.ts'
 import { scratchFolder } from './scratch.ts'
 
 export interface PairOptions {
@@ -40,12 +41,11 @@ export interface PairOptions {
 const READY_MS = 15_000
 const LOG_LINES_MAX = 2_000
 const FENCED = 7
-const ADDRESS = '127.0.0.1'
 const AL_EXTENTS = 67
 
 /** Ready when it resolves: connected, both UpToDate and Primary. */
 export async function startPair(options: PairOptions = {}): Promise<Pair> {
-  const ports = await freePorts(2)
+  const ports = await freePorts(2, OWN_LOOPBACK)
   const pair = new Pair(options, { a: ports[0] as number, b: ports[1] as number })
   try {
     await pair.boot()
@@ -242,8 +242,9 @@ export class PairHost {
 
   #tcpNetwork(): Network {
     return new TcpNetwork({
-      local: { address: ADDRESS, port: this.#ports[this.#side] },
-      peer: { address: ADDRESS, port: this.#ports[otherSide(this.#side)] },
+      local: { address: OWN_LOOPBACK, port: this.#ports[this.#side] },
+      bindOutgoing: true,
+      peer: { address: OWN_LOOPBACK, port: this.#ports[otherSide(this.#side)] },
     })
   }
 
@@ -315,17 +316,4 @@ export function describeStatus(status: ResourceStatus | undefined): string {
   const { connection, role, peerRole, volumes, connectionReason } = status
   const states = volumes.map((v) => `${v.connection} ${v.disk}/${v.peerDisk} out-of-sync ${v.outOfSyncBlocks}`)
   return `${connection} ${role}/${peerRole} ${states.join('; ')}${connectionReason === undefined ? '' : ` (${connectionReason})`}`
-}
-
-/** Ports that were free a moment ago, all different. */
-export async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer())
-  const ports: number[] = []
-  for (const server of servers) {
-    await new Promise<void>((resolve) => server.listen(0, ADDRESS, resolve))
-    const address = server.address()
-    if (typeof address === 'object' && address !== null) ports.push(address.port)
-  }
-  for (const server of servers) await new Promise<void>((resolve) => server.close(() => resolve()))
-  return ports
 }

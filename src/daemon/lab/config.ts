@@ -1,11 +1,9 @@
 // The configuration of a lab: a resource file like any other, to be looked at, and the fence-peer handler.
 
 import { chmodSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 
 import type { OrderName } from '../../runtime/api.ts'
-import { StartError } from '../errors.ts'
 import { LAB_RESOURCE, type LabPaths } from './folder.ts'
 import type { Protocol, SideName } from './options.ts'
 
@@ -86,26 +84,3 @@ function fenceScript(paths: LabPaths): string {
 
 const quoted = (text: string): string => `"${text.replace(/["\\]/g, '\\$&')}"`
 const shellWord = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`
-
-/** Two ports of the loopback interface that nobody listens on. */
-export async function freePorts(): Promise<Record<SideName, number>> {
-  const servers = [createServer(), createServer()]
-  try {
-    const [a = 0, b = 0] = await Promise.all(servers.map(listenAnywhere))
-    return { a, b }
-  } finally {
-    await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))))
-  }
-}
-
-function listenAnywhere(server: ReturnType<typeof createServer>): Promise<number> {
-  return new Promise((resolve, reject) => {
-    server.on('error', (cause) => {
-      reject(new StartError('E_LAB', `no free port on 127.0.0.1: ${cause.message}`, { cause }))
-    })
-    server.listen({ host: '127.0.0.1', port: 0 }, () => {
-      const address = server.address()
-      resolve(typeof address === 'object' && address !== null ? address.port : 0)
-    })
-  })
-}

@@ -2,13 +2,14 @@
 // for trying out, demos, benches and tests. The lab starts them, makes both Primary as soon as that is safe, is their fencing
 // agent, and ends them.
 
+import { freePorts } from '../../adapters/free-ports.ts'
 import { ListenError } from '../../adapters/nbd-listen.ts'
 import { loadConfiguration, usableResource } from '../../config/index.ts'
 import { nodeConfigFiles } from '../config-files.ts'
 import { StartError } from '../errors.ts'
 import { createMetadataOffline } from '../offline-metadata.ts'
 import type { LabLine, LabSideLine, LabSideStatus, LabStatus } from './api.ts'
-import { EXTRA_DELAY_MS_MAX, freePorts, writeConfig } from './config.ts'
+import { EXTRA_DELAY_MS_MAX, writeConfig } from './config.ts'
 import { prepareDisks } from './disks.ts'
 import { LAB_RESOURCE, type LabPaths, makeFolders } from './folder.ts'
 import { type LabOptions, otherSide, SIDES, type SideName } from './options.ts'
@@ -87,7 +88,8 @@ export class Lab implements LabBackend {
     const { protocol, order, writeNowAcks, linkDelayMs, sizeBytes: wanted } = this.#options
     const { sizeBytes, fresh } = prepareDisks(this.#paths, wanted)
     this.#sizeBytes = sizeBytes
-    const ports = await freePorts()
+    const [a = 0, b = 0] = await freePorts(SIDES.length)
+    const ports = { a, b }
     writeConfig({ paths: this.#paths, protocol, order, writeNowAcks, linkDelayMs, sizeBytes, ports })
     for (const side of fresh) {
       const configuration = loadConfiguration(this.#paths.configFile, nodeConfigFiles(), { hostName: side })

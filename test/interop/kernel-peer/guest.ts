@@ -6,8 +6,8 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { freePorts } from '../../../src/adapters/free-ports.ts'
 import { findProgram } from '../../support/programs.ts'
 import { onProcessExit, scratchFolder } from '../../support/scratch.ts'
 import { GuestChannel } from './guest-channel.ts'
@@ -218,15 +218,8 @@ export class Guest {
 }
 
 export async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', resolve)
-  })
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('no port')
-  return address.port
+  const [port = 0] = await freePorts(1)
+  return port
 }
 
 export const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
