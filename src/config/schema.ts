@@ -31,7 +31,6 @@ const NO_DIALOGUE = 'there is no wait dialogue at boot'
 const NO_SOCKET_OPTION = 'Node.js leaves it to the operating system'
 const NO_QUORUM = 'with two hosts the fencing policy decides'
 const NO_TRANSPORT = 'hosts talk over plain TCP'
-const NO_PULL_AHEAD = 'writes always wait when the link is full'
 const NO_QUEUE_HINT = 'there is no block queue of the kernel below'
 const ALWAYS_FLUSH = 'write order is always kept by flushing'
 /** DRBD sits below the page cache: there a battery-backed disk cache makes flushes needless. Here it does not. */
@@ -238,17 +237,23 @@ export const NET = {
     boolean('csums-after-crash-only', false, 'restrict csums-alg to the resync after a crash of a Primary'),
   ),
   useRle: boolean('use-rle', true, 'run-length coding when bitmaps are exchanged'),
-  onCongestion: ignored(
-    NO_PULL_AHEAD,
-    choice('on-congestion', ['block', 'pull-ahead', 'disconnect'], 'block', 'what to do when the send queue is full'),
+  onCongestion: choice(
+    'on-congestion',
+    ['block', 'pull-ahead', 'disconnect'],
+    'block',
+    'with protocol A and too much in flight: writes wait; go on without the peer (Ahead) and resync it; disconnect',
   ),
-  congestionFillSectors: ignored(
-    NO_PULL_AHEAD,
-    number('congestion-fill', 'sectors', [0, (10 * GIB) / SECTOR_BYTES, 0], 'data in flight that counts as congestion'),
+  congestionFillSectors: number(
+    'congestion-fill',
+    'sectors',
+    [0, (10 * GIB) / SECTOR_BYTES, 0],
+    'data sent and not acknowledged that count as congestion, 0 do not',
   ),
-  congestionExtents: ignored(
-    NO_PULL_AHEAD,
-    number('congestion-extents', '', [67, 65_534, 1237], 'active extents that count as congestion'),
+  congestionExtents: number(
+    'congestion-extents',
+    '',
+    [67, 65_534, 1237],
+    'extents of the activity log with such data that count as congestion',
   ),
   fencing: only(
     'drbd-9',

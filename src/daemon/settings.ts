@@ -3,7 +3,13 @@
 
 import type { HostSection, Resource, Volume } from '../config/index.ts'
 import { driverErrorText } from '../engine/result-texts.ts'
-import type { AdminResult, OrderSettings, ResourceSettings, VolumeSettings } from '../runtime/api.ts'
+import type {
+  AdminResult,
+  CongestionSettings,
+  OrderSettings,
+  ResourceSettings,
+  VolumeSettings,
+} from '../runtime/api.ts'
 import type { Digests } from '../runtime/ports.ts'
 import { StartError } from './errors.ts'
 
@@ -74,6 +80,7 @@ export function resourceSettings(here: LocalResource): ResourceSettings {
     csumsAlg: net.csumsAlg,
     useRle: net.useRle,
     maxEpochSize: net.maxEpochSize,
+    ...congestionSettings(net),
     pingIntMs: net.pingIntSeconds * 1000,
     pingTimeoutMs: net.pingTimeoutDeciseconds * DECISECOND_MS,
     timeoutMs: net.timeoutDeciseconds * DECISECOND_MS,
@@ -84,6 +91,13 @@ export function resourceSettings(here: LocalResource): ResourceSettings {
     order: orderSettings(here),
     volumes: local.volumes.map(volumeSettings),
   }
+}
+
+function congestionSettings(net: Resource['net']): { congestion?: CongestionSettings } {
+  const { onCongestion, congestionFillSectors, congestionExtents } = net
+  if (onCongestion === 'block') return {}
+  const policy = onCongestion as CongestionSettings['policy']
+  return { congestion: { policy, fillSectors: congestionFillSectors, extents: congestionExtents } }
 }
 
 function orderSettings({ resource, local }: LocalResource): OrderSettings {
@@ -128,6 +142,8 @@ function afterSb0p(word: string, hostName: string): number {
 export function connectProblem({ net, coprime }: Resource, digests: Digests): AdminResult | undefined {
   const refused = (code: number, detail: string): AdminResult => ({ code, text: driverErrorText(code), detail })
   if (net.allowTwoPrimaries && net.protocol !== 'C') return refused(139, 'allow-two-primaries needs protocol C')
+  if (net.onCongestion !== 'block' && net.protocol !== 'A')
+    return refused(155, `on-congestion ${net.onCongestion} needs protocol A`)
   const order = coprime.globalWriteOrder
   if (order !== 'arbitration' && net.protocol !== 'C')
     return refused(139, `global-write-order ${order} needs protocol C`)

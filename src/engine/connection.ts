@@ -139,6 +139,10 @@ export class Connection implements EpochHost {
     return !this.coprimePeer
   }
 
+  get endsEpochsEarly(): boolean {
+    return this.strictEpochs || this.#engine.settings.congestion !== undefined
+  }
+
   get hasZeroes(): boolean {
     return (this.features & FF_WZEROES) !== 0
   }
@@ -313,6 +317,11 @@ export class Connection implements EpochHost {
     timers.set('reconnect', nowMs + (established ? RECONNECT_AFTER_LOSS_MS : RECONNECT_PAUSE_MS), () =>
       this.#startConnecting(),
     )
+  }
+
+  /** `on-congestion disconnect`: a link that is too slow is given up, its clients go on. */
+  onCongested(): void {
+    if (this.established) this.giveUp('the link is congested, and on-congestion is disconnect')
   }
 
   /** Drops the connection for good: only the administrator connects again. */

@@ -5,6 +5,7 @@ import { unreachable } from '../base/assert.ts'
 import type { AdminCommand, AdminResult, ClientError, ResourceSettings, ResourceStatus } from '../runtime/api.ts'
 import type { Digests, Entropy } from '../runtime/ports.ts'
 import {
+  C_AHEAD,
   C_CONNECTED,
   C_STANDALONE,
   C_VERIFY_S,
@@ -554,8 +555,9 @@ export class Engine {
     }
   }
 
+  /** No request is under way; and what the peer was not given while it was Behind is durable as a resync that it needs. */
   get #quiet(): boolean {
-    return this.volumes.every((volume) => volume.io.quiet)
+    return this.volumes.every((volume) => volume.io.quiet && volume.state.conn !== C_AHEAD)
   }
 
   // ---- the rest --------------------------------------------------------------------------------------------------------------------

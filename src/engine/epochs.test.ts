@@ -18,6 +18,9 @@ function testHost(strictEpochs: boolean, maxEpochSize = 100): TestHost {
   const errors: string[] = []
   return {
     strictEpochs,
+    get endsEpochsEarly() {
+      return this.strictEpochs
+    },
     maxEpochSize,
     sent,
     errors,

@@ -15,12 +15,16 @@ export interface SentEpoch {
   /** Writes sent to the peer in it, and how many of these the peer superseded or wants again. */
   sent: number
   withdrawn: number
+  /** All of it is written, says the peer. */
+  acknowledged: boolean
 }
 
 export interface EpochHost {
   readonly maxEpochSize: number
   /** The peer is a kernel: epochs end with each completion. */
   readonly strictEpochs: boolean
+  /** Towards one of ours, too: what is not acknowledged is counted (congestion.ts). */
+  readonly endsEpochsEarly: boolean
   sendData(packet: Packet): void
   /** `withdrawn`: writes of the epoch were superseded or are to be sent again. */
   sendBarrierAck(barrier: number, setSize: number, withdrawn: boolean): void
@@ -33,7 +37,7 @@ export interface EpochHost {
 
 export class SentEpochs {
   readonly #host: EpochHost
-  #current: SentEpoch = { number: 1, sent: 0, withdrawn: 0 }
+  #current: SentEpoch = { number: 1, sent: 0, withdrawn: 0, acknowledged: false }
   /** Requests assigned to the current epoch, also those that were not sent. */
   #count = 0
   /** Closed on the wire, barrier acknowledgement outstanding; oldest first. */
@@ -63,12 +67,12 @@ export class SentEpochs {
 
   /** A write was answered to its client: what comes later may depend on it. */
   onCompletion(epoch: SentEpoch | undefined): void {
-    if (this.#host.strictEpochs && epoch === this.#current) this.close()
+    if (this.#host.endsEpochsEarly && epoch === this.#current) this.close()
   }
 
   close(): void {
     if (this.#count === 0) return
-    this.#current = { number: (this.#current.number + 1) >>> 0, sent: 0, withdrawn: 0 }
+    this.#current = { number: (this.#current.number + 1) >>> 0, sent: 0, withdrawn: 0, acknowledged: false }
     this.#count = 0
   }
 
@@ -90,7 +94,12 @@ export class SentEpochs {
       this.#host.protocolError(`barrier ack for epoch ${barrier} counts ${setSize} writes, ${epoch.sent} were sent`)
       return
     }
-    this.#unacknowledged.splice(0, index + 1)
+    for (const done of this.#unacknowledged.splice(0, index + 1)) done.acknowledged = true
+  }
+
+  /** Epochs with writes that the peer has not acknowledged. */
+  get unacknowledged(): number {
+    return this.#unacknowledged.length + (this.#lastSent === undefined ? 0 : 1)
   }
 
   /** The connection is gone: nothing will be acknowledged. */

@@ -75,6 +75,10 @@ export const BARRIER_ACK_DELAY_MS = 1000
 /** A write that a kernel told us to send again, and whose conflict is over already, is sent again after so long. */
 export const RETRY_ALONE_MS = 1000
 
+/** Ahead of a congested peer: how often is looked whether all is acknowledged, and how long it must have been (8.11). */
+export const AHEAD_POLL_MS = 100
+export const AHEAD_REST_MS = 1000
+
 /** Writes of the peer waiting to be applied, in bytes: above it the data stream is not read. */
 export const PEER_BYTES_MAX = 64 * MIB
 

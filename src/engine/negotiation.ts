@@ -330,6 +330,8 @@ export class Negotiation {
     const settled = this.#endOfResync(peer, own, real)
     if (settled === 'done') return
     real = settled
+    // What a peer that is Behind says of its disk is known here already, and no new loss.
+    if (own.conn === C_AHEAD && real >= D_INCONSISTENT) real = own.pdsk
     let conn = own.conn
     if (own.conn === C_WF_REPORT_PARAMS) conn = C_CONNECTED
     // The peer is congested: it goes on without us, and will be the source of a resync when it is not any more (8.11).
@@ -364,7 +366,7 @@ export class Negotiation {
       own.disk === D_UPTODATE
     ) {
       if (peer.conn > C_CONNECTED && peer.conn < C_SYNC_SOURCE) return D_INCONSISTENT
-      if (own.conn >= C_SYNC_SOURCE && peer.conn === C_CONNECTED) {
+      if (own.conn >= C_SYNC_SOURCE && own.conn < C_AHEAD && peer.conn === C_CONNECTED) {
         if ((volume.bitmap?.count ?? 0) <= volume.io.resync.failedBits) {
           volume.engine.connection.pingThen(() => {
             if (volume.state.conn === C_SYNC_SOURCE || volume.state.conn === C_PAUSED_SYNC_S)

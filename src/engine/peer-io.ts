@@ -8,6 +8,7 @@
 import { blocksCovered, blocksTouched } from '../meta/bitmap.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import {
+  C_AHEAD,
   C_PAUSED_SYNC_T,
   C_SYNC_SOURCE,
   D_INCONSISTENT,
@@ -437,6 +438,10 @@ export class PeerIo {
   ): void {
     const io = this.#io
     const read = new PeerRead(io, purpose, packet, digest)
+    if (io.volume.state.conn === C_AHEAD && (purpose === 'resync' || purpose === 'thin')) {
+      this.#negativeReply(read, 'P_RS_CANCEL')
+      return
+    }
     if (io.volume.state.disk < D_UPTODATE) {
       this.#negativeReply(read)
       return
@@ -546,10 +551,15 @@ export class PeerIo {
     if (read.active) this.#io.release(read)
   }
 
-  #negativeReply(read: PeerRead): void {
+  #negativeReply(
+    read: PeerRead,
+    type: 'P_NEG_DREPLY' | 'P_NEG_RS_DREPLY' | 'P_RS_CANCEL' = read.purpose === 'data'
+      ? 'P_NEG_DREPLY'
+      : 'P_NEG_RS_DREPLY',
+  ): void {
     const { volume } = this.#io
     volume.engine.connection.sendMeta({
-      type: read.purpose === 'data' ? 'P_NEG_DREPLY' : 'P_NEG_RS_DREPLY',
+      type,
       volume: volume.number,
       sector: read.sector,
       blockIdHi: read.blockIdHi,

@@ -25,6 +25,7 @@ import {
   DP_ZEROES,
 } from '../wire/drbd/constants.ts'
 import { AskedWrites } from './asked-writes.ts'
+import { Congestion } from './congestion.ts'
 import { Flushes, FlushRequest } from './flushes.ts'
 import { decodeCookies, encodeCookies } from './in-doubt.ts'
 import { IntervalSet } from './intervals.ts'
@@ -56,6 +57,7 @@ export class VolumeIo {
   readonly peer: PeerIo
   readonly order: WriteOrder
   readonly asked: AskedWrites
+  readonly congestion: Congestion
   readonly resync: Resync
   readonly verify: Verify
   readonly active = new IntervalSet<Request>()
@@ -94,6 +96,7 @@ export class VolumeIo {
     this.peer = new PeerIo(this)
     this.order = createOrder(volume)
     this.asked = new AskedWrites(this)
+    this.congestion = new Congestion(volume)
     this.resync = new Resync(this)
     this.verify = new Verify(this)
     this.flushes = new Flushes(this)
@@ -285,6 +288,7 @@ export class VolumeIo {
    * peer need. It stays active meanwhile: it may have been executed before, and nobody may see that twice.
    */
   #startOrHold(write: LocalWrite): void {
+    this.congestion.check()
     const { activity, holdsWrites } = this.volume
     if (holdsWrites) {
       this.#restarts.push(write)
@@ -493,6 +497,7 @@ export class VolumeIo {
       connection.sendData({ type: 'P_TRIM', ...common, flags: flags | DP_DISCARD, sizeBytes: write.sectors * 512 })
     }
     if (write.epoch !== undefined) connection.epochs.sent(write.epoch)
+    this.congestion.onSent(write)
     volume.stability?.mark(fromBit, toBit)
     volume.sentBytes += write.sectors * 512
     volume.armPeerFlush()
@@ -713,6 +718,7 @@ export class VolumeIo {
   /** The link is gone. What the peer has not acknowledged counts as not on the peer; its blocks are out of sync already. */
   onPeerLost(): void {
     this.owed.clear()
+    this.congestion.reset()
     this.pumpNeeded = true
     this.peer.onPeerLost()
     this.order.onPeerLost()

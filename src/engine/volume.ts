@@ -207,7 +207,7 @@ export class Volume implements MetadataHost, ActivityHost {
   get mayCompleteAlone(): boolean {
     if (this.suspended || this.#gates > 0 || this.#newUuidPending) return false
     if (this.state.disk !== D_UPTODATE) return false
-    return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT
+    return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT || this.state.conn === C_AHEAD
   }
 
   get dataAccessible(): boolean {
@@ -693,7 +693,7 @@ export class Volume implements MetadataHost, ActivityHost {
   /** P_STATE goes out for facts that the peer cannot infer (9.3). */
   #announce(old: StateWord, next: StateWord): void {
     if (next.conn < C_CONNECTED) return
-    const established = old.conn < C_CONNECTED
+    const established = old.conn < C_CONNECTED || (next.conn === C_AHEAD && old.conn !== C_AHEAD)
     const failed =
       (next.disk === D_FAILED && old.disk !== D_FAILED) || (next.disk === D_DISKLESS && old.disk !== D_DISKLESS)
     const worse = old.disk === D_UPTODATE && next.disk === D_INCONSISTENT && next.conn === C_CONNECTED

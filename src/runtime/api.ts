@@ -127,6 +127,15 @@ export interface OrderSettings {
   readonly extentsMax: number
 }
 
+/** What a full link means for writes under protocol A; without it they wait (`on-congestion block`). */
+export interface CongestionSettings {
+  readonly policy: 'pull-ahead' | 'disconnect'
+  /** Data sent and not acknowledged, in sectors, that count as congestion; 0: do not. */
+  readonly fillSectors: number
+  /** Extents of the activity log with such data. */
+  readonly extents: number
+}
+
 export interface ResourceSettings {
   readonly name: string
   readonly protocol: 'A' | 'B' | 'C'
@@ -150,6 +159,7 @@ export interface ResourceSettings {
   readonly csumsAlg: string
   readonly useRle: boolean
   readonly maxEpochSize: number
+  readonly congestion?: CongestionSettings
   readonly pingIntMs: number
   readonly pingTimeoutMs: number
   readonly timeoutMs: number

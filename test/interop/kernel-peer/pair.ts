@@ -46,7 +46,7 @@ export interface RowOptions {
 }
 
 /** Guests are slow and so may be the machine: nothing is lost for being late, except where a row is about it. */
-const NET: Options = {
+export const NET: Options = {
   protocol: 'C',
   'ping-timeout': 50,
   'socket-check-timeout': 5,
@@ -54,7 +54,7 @@ const NET: Options = {
   'connect-int': 5,
 }
 /** The kernel's controller begins at 250 KiB a second. */
-const DISK: Options = { 'c-plan-ahead': 0, 'resync-rate': '200M' }
+export const DISK: Options = { 'c-plan-ahead': 0, 'resync-rate': '200M' }
 
 /** What a kernel says when its peer does not keep to the protocol. */
 const KERNEL_COMPLAINTS =
@@ -282,7 +282,7 @@ export class KernelPair {
 
 const imageOf = (folder: string, device: string): string => join(folder, `${device.replace('/dev/', '')}.img`)
 
-function emptyFile(path: string, sizeBytes: number): void {
+export function emptyFile(path: string, sizeBytes: number): void {
   const fd = openSync(path, 'a+')
   try {
     ftruncateSync(fd, 0)
