@@ -8,6 +8,9 @@ export type Side = 'coprime' | 'kernel'
 /** Sees, and may alter in place, each chunk as it arrives. */
 export type Tamper = (from: Side, chunk: Buffer) => void
 
+/** By when a side that is turned away has noticed. */
+const TURN_AWAY_MS = 2000
+
 interface Item {
   readonly dueMs: number
   readonly chunk: Buffer | undefined
@@ -90,16 +93,24 @@ export class Relay {
 
   #accept(from: Side, targetPort: number, socket: Socket): void {
     if (this.#refused.has(from)) {
-      socket.on('error', () => {})
-      socket.resetAndDestroy()
+      turnAway(socket)
       return
     }
     const target = createConnection({ host: '127.0.0.1', port: targetPort, allowHalfOpen: true, noDelay: true })
     const to: Side = from === 'coprime' ? 'kernel' : 'coprime'
     const pipes = [new Pipe(this, from, socket, target), new Pipe(this, to, target, socket)]
     let left = 2
+    let connected = false
+    target.on('connect', () => {
+      connected = true
+    })
     const end = (error: Error | undefined): void => {
       for (const pipe of pipes) this.#pipes.delete(pipe)
+      if (!connected) {
+        target.destroy()
+        if (!socket.destroyed) turnAway(socket)
+        return
+      }
       for (const one of [socket, target]) {
         if (one.destroyed) continue
         if (error === undefined) one.destroy()
@@ -115,6 +126,18 @@ export class Relay {
     }
     for (const pipe of pipes) this.#pipes.add(pipe)
   }
+}
+
+/**
+ * For "connection refused", which cannot be had any more: the emulator or this relay has accepted already. An end, not a reset: a
+ * kernel whose first packet meets a reset is in the state BrokenPipe from then on, in which it does look for its peer.
+ */
+function turnAway(socket: Socket): void {
+  socket.removeAllListeners('data')
+  socket.on('error', () => {})
+  socket.resume()
+  socket.end()
+  setTimeout(() => socket.destroy(), TURN_AWAY_MS).unref()
 }
 
 /** One direction of one connection. Nothing in it is lost or reordered. */
