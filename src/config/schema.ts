@@ -283,8 +283,6 @@ export const NET = {
 
 // ---- disk -----------------------------------------------------------------------------------------------------------
 
-const NO_FAIR_CONTROLLER = 'resync is paced by c-max-rate and c-min-rate'
-
 export const DISK = {
   onIoError: choice(
     'on-io-error',
@@ -328,14 +326,23 @@ export const DISK = {
     'volumes are resynchronized side by side',
     text('resync-after', 255, 'RESOURCE or RESOURCE/VNR that must have finished its resync before'),
   ),
-  cPlanAheadDeciseconds: number('c-plan-ahead', '0.1 s', [0, 300, 20], '0 selects the fixed resync-rate'),
-  cDelayTargetDeciseconds: ignored(
-    NO_FAIR_CONTROLLER,
-    number('c-delay-target', '0.1 s', [1, 100, 10], 'aimed delay of resync requests'),
+  cPlanAheadDeciseconds: number(
+    'c-plan-ahead',
+    '0.1 s',
+    [0, 300, 20],
+    'time in which the rate of resync is corrected; 0 selects the fixed resync-rate',
   ),
-  cFillTargetSectors: ignored(
-    NO_FAIR_CONTROLLER,
-    number('c-fill-target', 'sectors', [0, 1_048_576, 100], 'aimed amount of resync data in flight'),
+  cDelayTargetDeciseconds: number(
+    'c-delay-target',
+    '0.1 s',
+    [1, 100, 10],
+    'aimed delay of resync requests if c-fill-target is 0',
+  ),
+  cFillTargetSectors: number(
+    'c-fill-target',
+    'sectors',
+    [0, 1_048_576, 100],
+    'aimed amount of resync data that waits on its way, and all that is in flight beside clients at work',
   ),
   cMaxRateKibPerSecond: number('c-max-rate', 'KiB/s', [0, 4 * 1024 * 1024, 102_400], 'ceiling of resync, 0 none'),
   cMinRateKibPerSecond: number(

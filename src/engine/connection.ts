@@ -1,6 +1,7 @@
 // The connection to the peer: streams, handshake, keep-alive, and the way of every packet to its volume
 // (wire-protocol.md sections 1, 3.4, 4, 9.7). Per-volume meaning is in negotiation.ts, peer-io.ts and resync.ts.
 
+import type { ResyncPace } from '../runtime/api.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import type { WireContext } from '../wire/drbd/codec.ts'
 import {
@@ -16,6 +17,7 @@ import {
   C_WF_CONNECTION,
   C_WF_REPORT_PARAMS,
   C_WF_SYNC_UUID,
+  D_FAILED,
   D_INCONSISTENT,
   D_OUTDATED,
   dataBytesMax,
@@ -595,9 +597,11 @@ export class Connection implements EpochHost {
     return mismatch === undefined
   }
 
-  onSyncParam(packet: { readonly volume: number; readonly verifyAlg: string; readonly csumsAlg: string }): void {
+  onSyncParam(packet: PacketOf<'P_SYNC_PARAM89'>): void {
     const { settings } = this.#engine
-    if (this.#engine.volumeOf(packet.volume)?.state.conn !== C_WF_REPORT_PARAMS) return
+    const volume = this.#engine.volumeOf(packet.volume)
+    if (volume !== undefined && volume.state.disk > D_FAILED) volume.io.resync.pacer.adopt(paceOf(packet))
+    if (volume?.state.conn !== C_WF_REPORT_PARAMS) return
     if (packet.verifyAlg !== settings.verifyAlg)
       this.giveUp(
         `incompatible "verify-alg" settings: ${settings.verifyAlg || '(none)'} here, ${packet.verifyAlg || '(none)'} on the peer`,
@@ -801,6 +805,14 @@ export class Connection implements EpochHost {
     this.#goStandAlone('disconnect')
     done(SS_SUCCESS)
   }
+}
+
+/** The controller's fields are there from version 95 on. */
+function paceOf(packet: PacketOf<'P_SYNC_PARAM89'>): Partial<ResyncPace> {
+  const { resyncRateKib, cPlanAhead, cDelayTarget, cFillTarget, cMaxRateKib } = packet
+  if (cPlanAhead === undefined || cDelayTarget === undefined || cFillTarget === undefined || cMaxRateKib === undefined)
+    return { resyncRateKib }
+  return { resyncRateKib, cPlanAhead, cDelayTarget, cFillTarget, cMaxRateKib }
 }
 
 function randomBytes(count: number, u32: () => number): Uint8Array {

@@ -42,6 +42,10 @@ export const BITMAP_WRITEBACK_MS = 2000
 /** Resync data in flight without and with application I/O beside it. */
 export const RESYNC_WINDOW_BYTES = 8 * MIB
 export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
+/** Dynamic resync rate (resync-pacer.ts): the smallest window and request; delays below are noise; how long a rate is measured. */
+export const PACE_BYTES_MIN = 32 * KIB
+export const PACE_DELAY_MS_MIN = 1
+export const PACE_SLOT_MS = 500
 /** One checksum covers so much at most: the smaller, the less is transferred for one block that differs. */
 export const CHECKSUM_BYTES_MAX = 32 * KIB
 /** How long after an application request the disk counts as busy. */

@@ -94,7 +94,12 @@ export class PacketRouter {
         break
       case 'P_SYNC_PARAM':
         if (this.#connection.apv === 88)
-          this.#connection.onSyncParam({ ...packet, csumsAlg: this.#engine.settings.csumsAlg })
+          this.#connection.onSyncParam({
+            ...packet,
+            type: 'P_SYNC_PARAM89',
+            verifyAlg: packet.verifyAlg ?? '',
+            csumsAlg: this.#engine.settings.csumsAlg,
+          })
         break
       case 'P_BITMAP':
       case 'P_COMPRESSED_BITMAP':

@@ -202,6 +202,34 @@ describe('target', () => {
     )
   })
 
+  describe('at a dynamic rate (resync-pacer.ts)', () => {
+    const resyncPace = { resyncRateKib: 250, cPlanAhead: 20, cDelayTarget: 10, cFillTarget: 100, cMaxRateKib: 102_400 }
+    const options: HostOptions = { volumes: [{ settings: { resyncPace } }] }
+    const all = Array.from({ length: 256 }, (_, bit) => bit)
+    const asked = ({ peer }: Scene): number[] => peer.taken('P_RS_THIN_REQ').map(({ sizeBytes }) => sizeBytes / 1024)
+
+    it('it begins with little, and each answer in time lets it ask for more', () => {
+      // The peer leaves the values as they are.
+      const scene = targetUpToBitmap(all, options, undefined, { ...COPRIME, syncParam: resyncPace })
+      scene.peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      scene.host.advance(2)
+      assert.deepEqual(asked(scene), [32])
+      scene.host.advance(2)
+      reply(scene, 0, sectorsOf(64, 1))
+      assert.deepEqual(asked(scene), [32, 32])
+    })
+
+    it('what the peer tells counts, from version 95 on all of it', () => {
+      const scene = targetUpToBitmap(all, options, undefined, { ...COPRIME, syncParam: { cPlanAhead: 0 } })
+      const told = { verifyAlg: '', csumsAlg: '', ...resyncPace, cPlanAhead: 0, resyncRateKib: 64 }
+      scene.peer.onData({ type: 'P_SYNC_PARAM89', volume: 0, ...told })
+      scene.peer.onData({ type: 'P_SYNC_UUID', volume: 0, uuid: 0x5550n })
+      scene.host.advance(1000)
+      const kib = asked(scene).reduce((sum, one) => sum + one, 0)
+      assert.equal(kib, 64, 'in a second')
+    })
+  })
+
   it('the end: ping; data, bitmap and superblock are durable; only then UpToDate is told', () => {
     const scene = syncTarget([3])
     const { host, peer } = scene

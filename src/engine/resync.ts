@@ -25,15 +25,9 @@ import {
   D_INCONSISTENT,
 } from '../wire/drbd/constants.ts'
 import type { PacketOf } from '../wire/drbd/packets.ts'
-import {
-  BITMAP_WRITEBACK_MS,
-  CHECKSUM_BYTES_MAX,
-  REQUEST_BYTES_MAX,
-  RESYNC_EXTENT_SECTORS,
-  RESYNC_WINDOW_BUSY_BYTES,
-  RESYNC_WINDOW_BYTES,
-} from './limits.ts'
+import { BITMAP_WRITEBACK_MS, CHECKSUM_BYTES_MAX, REQUEST_BYTES_MAX, RESYNC_EXTENT_SECTORS } from './limits.ts'
 import { mustWait, ResyncRequest } from './requests.ts'
+import { ResyncPacer } from './resync-pacer.ts'
 import type { VolumeIo } from './volume-io.ts'
 
 const SYNCER_HI = 0xffffffff
@@ -41,6 +35,7 @@ const SYNCER_LO = 0xffffffff
 
 export class Resync {
   readonly #io: VolumeIo
+  readonly pacer: ResyncPacer
   #receiver: BitmapReceiver | undefined
   /** Next bit to ask for. */
   #cursor = 0
@@ -63,6 +58,8 @@ export class Resync {
 
   constructor(io: VolumeIo) {
     this.#io = io
+    const { resyncPace, resyncRateMaxKib, resyncRateMinKib } = io.volume.settings
+    this.pacer = new ResyncPacer(resyncPace, { maxKib: resyncRateMaxKib, minKib: resyncRateMinKib })
   }
 
   get failedBits(): number {
@@ -131,6 +128,7 @@ export class Resync {
     this.#finishing = false
     this.#creditBytes = 0
     this.#creditAtMs = volume.engine.nowMs
+    this.pacer.start(volume.engine.nowMs)
     this.totalBits = volume.bitmap?.count ?? 0
     volume.engine.log(
       'info',
@@ -182,7 +180,7 @@ export class Resync {
     const { volume } = this.#io
     const { bitmap } = volume
     if (bitmap === undefined || volume.state.conn !== C_SYNC_TARGET) return
-    const window = this.#window()
+    const window = this.pacer.windowBytes(this.#io.busy, volume.engine.nowMs)
     while (this.#inFlightBytes < window) {
       const from = bitmap.nextSet(this.#cursor)
       if (from >= bitmap.bits) {
@@ -218,7 +216,7 @@ export class Resync {
     const extentEnd = (Math.floor((from * 8) / RESYNC_EXTENT_SECTORS) + 1) * (RESYNC_EXTENT_SECTORS / 8)
     const bytesMax = Math.min(
       engine.connection.writeBytesMax,
-      this.#byChecksum ? CHECKSUM_BYTES_MAX : REQUEST_BYTES_MAX,
+      this.#byChecksum ? CHECKSUM_BYTES_MAX : this.pacer.requestBytesMax(this.#io.busy, engine.nowMs),
     )
     const limit = Math.min(run, extentEnd, from + bytesMax / 4096)
     let bits = 1
@@ -226,14 +224,10 @@ export class Resync {
     return from + bits
   }
 
-  #window(): number {
-    return this.#io.busy ? RESYNC_WINDOW_BUSY_BYTES : RESYNC_WINDOW_BYTES
-  }
-
   /** The administrator's rate limit as a bucket that holds a tenth of a second; `again` is called when there may be more. */
   takeCredit(bytes: number, again: () => void): boolean {
     const { volume } = this.#io
-    const rate = volume.settings.resyncRateMaxKib * 1024
+    const rate = this.pacer.rateMaxKib * 1024
     if (rate === 0) return true
     const now = volume.engine.nowMs
     this.#creditBytes = Math.min(
@@ -282,6 +276,7 @@ export class Resync {
       if (this.#requests.has(request)) this.#ask(request)
       return
     }
+    request.sentAtMs = engine.nowMs
     engine.connection.sendData({
       type: 'P_CSUM_RS_REQUEST',
       volume: volume.number,
@@ -313,6 +308,7 @@ export class Resync {
     if (request === undefined) return false
     request.answered = true
     request.data = data
+    this.#onAnswered(request)
     if (data === undefined) this.holeBytes += sizeBytes
     else this.receivedBytes += sizeBytes
     this.#io.volume.receivedBytes += data === undefined ? 0 : sizeBytes
@@ -335,10 +331,17 @@ export class Resync {
     if (request === undefined) return false
     const [from, to] = blocksTouched(request.sector, request.sectors)
     this.equalBytes += sizeBytes
+    this.#onAnswered(request)
     this.#drop(request)
     this.clearInSync(from, to)
     this.advance()
     return true
+  }
+
+  #onAnswered(request: ResyncRequest): void {
+    const { nowMs } = this.#io.volume.engine
+    const delayMs = nowMs - request.sentAtMs
+    this.pacer.onAnswer({ bytes: request.sectors * 512, delayMs, inFlightBytes: this.#inFlightBytes }, nowMs)
   }
 
   /** Writes answers that nothing at the disk overlaps. */
