@@ -2,9 +2,12 @@
 // instead (test/interop/kernel-peer/soak.ts). Exit code 0: clean, 1: a difference or a complaint, 2: there is no kernel here.
 
 import { spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { kernelPeerProblem } from '../test/interop/kernel-peer/kernel-image.ts'
+import { PacketLog } from '../test/interop/kernel-peer/packet-log.ts'
 import { KernelPair } from '../test/interop/kernel-peer/pair.ts'
 import { Soak } from '../test/interop/kernel-peer/soak.ts'
 import { repositoryRoot } from '../test/support/root.ts'
@@ -22,16 +25,20 @@ function runTests(): number {
 async function soak(minutes: number, seed: number): Promise<number> {
   print(`seed ${seed}, ${minutes} minutes`)
   const { pair, stop } = await KernelPair.start()
-  const run = new Soak(pair, { seed, minutes, print })
+  const packets = new PacketLog(pair.relay)
+  const run = new Soak(pair, { seed, minutes, print, onOperationEnd: () => packets.take() })
   try {
     await run.run()
     print(`clean: ${run.operations} operations, both disks equal`)
     return 0
   } catch (error) {
+    const path = join(tmpdir(), `coprime-soak-${seed}.txt`)
+    writeFileSync(path, packets.take().join('\n'))
     print(await pair.story().catch((cause: unknown) => `no story: ${String(cause)}`))
     print(
       `FAILED at operation ${run.operations}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
     )
+    print(`the packets of this operation: ${path}`)
     print(`again: npm run interop -- --soak ${minutes} --seed ${seed}`)
     return 1
   } finally {

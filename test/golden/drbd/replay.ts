@@ -38,7 +38,7 @@ export interface Replay {
   readonly leftOver: readonly { readonly connection: number; readonly direction: Direction; readonly bytes: number }[]
 }
 
-interface CaptureEvent {
+export interface CaptureEvent {
   readonly t: number
   readonly c?: number
   readonly ev?: string
@@ -120,14 +120,15 @@ function readEvents(name: string): CaptureEvent[] {
     .map((line) => JSON.parse(line) as CaptureEvent)
 }
 
-class Player {
-  readonly #packets: SeenPacket[] = []
+/** Follows the streams of a recording, or of connections that go on now, event by event. */
+export class Player {
+  #packets: SeenPacket[] = []
   readonly #connections = new Map<number, Connection>()
   readonly #rechunk: Prng | undefined
   /** The session that the meta connection belongs to: the last one that was agreed on. */
   #session = new Session()
 
-  constructor(rechunk: Prng | undefined) {
+  constructor(rechunk?: Prng) {
     this.#rechunk = rechunk
   }
 
@@ -142,6 +143,13 @@ class Player {
       stream.framer.push(chunk)
       this.#drain(connection, stream)
     }
+  }
+
+  /** Packets since the last call. */
+  take(): readonly SeenPacket[] {
+    const packets = this.#packets
+    this.#packets = []
+    return packets
   }
 
   finish(): Replay {

@@ -56,6 +56,8 @@ export const NET: Options = {
 /** The kernel's controller begins at 250 KiB a second. */
 export const DISK: Options = { 'c-plan-ahead': 0, 'resync-rate': '200M' }
 
+const STORY_CHARACTERS = 20_000
+
 /** What a kernel says when its peer does not keep to the protocol. */
 const KERNEL_COMPLAINTS =
   /BAD!|ASSERT|[Uu]nexpected|sock_recvmsg|PingAck did not arrive|short read|magic|Wrong|error receiving|error while|digest|not in sync|protocol error|ProtocolError|Failed to|FAILED|unhandled|unknown packet|Oops|BUG:|Call Trace|bogus|lies beyond|Timed out|ko-count|Barrier ack|incompatible/
@@ -71,6 +73,8 @@ export class KernelPair {
   #device: (typeof DEVICES)[keyof typeof DEVICES] = DEVICES.main
   #options: RowOptions = {}
   #allowed: RegExp[] = []
+  /** The end of the kernel's log that was cleared. */
+  #seenLog = ''
 
   private constructor(folder: string, guest: Guest, relay: Relay, ports: KernelPair['ports']) {
     this.folder = folder
@@ -125,6 +129,7 @@ export class KernelPair {
     this.relay.heal()
     await this.#releaseKernel()
     this.#allowed = []
+    this.#seenLog = ''
     this.#device = DEVICES[options.device ?? 'main']
     emptyFile(this.coprimeImage, this.#device.sizeBytes)
     emptyFile(this.kernelImage, this.#device.sizeBytes)
@@ -250,11 +255,12 @@ export class KernelPair {
     assert.equal(offsetBytes, undefined, `the disks differ at byte ${offsetBytes} of ${lengthBytes}`)
   }
 
-  async checkLogs(): Promise<void> {
+  /** `clear`: what was looked at is not looked at again. */
+  async checkLogs({ clear = false } = {}): Promise<void> {
     const allowed = (line: string): boolean => this.#allowed.some((pattern) => pattern.test(line))
-    const kernel = (await this.guest.dmesg())
-      .split('\n')
-      .filter((line) => KERNEL_COMPLAINTS.test(line) && !allowed(line))
+    const text = await this.guest.dmesg({ clear })
+    if (clear) this.#seenLog = (this.#seenLog + text).slice(-STORY_CHARACTERS)
+    const kernel = text.split('\n').filter((line) => KERNEL_COMPLAINTS.test(line) && !allowed(line))
     assert.deepEqual(kernel, [], 'complaints of the kernel')
     const coprime = this.coprime.log().filter(({ level, msg }) => /error|fatal/.test(level) && !allowed(msg))
     assert.deepEqual(coprime, [], 'complaints of coprime')
@@ -262,7 +268,8 @@ export class KernelPair {
 
   /** What both have said since the row began, for a failure. */
   async story(): Promise<string> {
-    const kernel = (await this.guest.dmesg()).split('\n').filter((line) => /drbd/.test(line))
+    const text = this.#seenLog + (await this.guest.dmesg())
+    const kernel = text.split('\n').filter((line) => /drbd/.test(line))
     const coprime = this.coprime.log().map(({ level, msg }) => `${level}: ${msg}`)
     const proc = (await this.guest.run('cat /proc/drbd')).stdout
     return `--- kernel\n${kernel.slice(-60).join('\n')}\n${proc}\n--- coprime\n${coprime.slice(-60).join('\n')}`

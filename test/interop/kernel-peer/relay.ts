@@ -8,6 +8,9 @@ export type Side = 'coprime' | 'kernel'
 /** Sees, and may alter in place, each chunk as it arrives. */
 export type Tamper = (from: Side, chunk: Buffer) => void
 
+/** Sees what passes on each connection, and by whom it was opened (`chunk` undefined). */
+export type Watch = (connection: number, from: Side, chunk: Buffer | undefined) => void
+
 /** By when a side that is turned away has noticed. */
 const TURN_AWAY_MS = 2000
 
@@ -24,6 +27,9 @@ export class Relay {
   /** Sides whose connections are refused. */
   readonly #refused = new Set<Side>()
   tamper: Tamper | undefined
+  /** Stays over `heal`. */
+  watch: Watch | undefined
+  #connections = 0
   /** Bytes that each side has sent. */
   readonly sentBytes: Record<Side, number> = { coprime: 0, kernel: 0 }
 
@@ -98,7 +104,12 @@ export class Relay {
     }
     const target = createConnection({ host: '127.0.0.1', port: targetPort, allowHalfOpen: true, noDelay: true })
     const to: Side = from === 'coprime' ? 'kernel' : 'coprime'
-    const pipes = [new Pipe(this, from, socket, target), new Pipe(this, to, target, socket)]
+    const connection = ++this.#connections
+    this.watch?.(connection, from, undefined)
+    const pipes = [
+      new Pipe(this, from, connection, { source: socket, target }),
+      new Pipe(this, to, connection, { source: target, target: socket }),
+    ]
     let left = 2
     let connected = false
     target.on('connect', () => {
@@ -149,7 +160,13 @@ class Pipe {
   readonly #items: Item[] = []
   #timer: NodeJS.Timeout | undefined
 
-  constructor(relay: Relay, from: Side, source: Socket, target: Socket) {
+  constructor(
+    relay: Relay,
+    from: Side,
+    connection: number,
+    ends: { readonly source: Socket; readonly target: Socket },
+  ) {
+    const { source, target } = ends
     this.#relay = relay
     this.#from = from
     this.#source = source
@@ -157,6 +174,7 @@ class Pipe {
     source.on('data', (chunk: Buffer) => {
       relay.sentBytes[from] += chunk.length
       relay.tamper?.(from, chunk)
+      relay.watch?.(connection, from, chunk)
       this.#add(chunk)
     })
     source.on('end', () => this.#add(undefined))

@@ -22,6 +22,8 @@ export interface SoakOptions {
   readonly seed: number
   readonly minutes: number
   print(line: string): void
+  /** After each operation that was clean. */
+  onOperationEnd?(): void
 }
 
 type Operation = (soak: Soak) => Promise<void>
@@ -72,6 +74,8 @@ export class Soak {
       this.#options.print(`${this.operations}: ${name}`)
       await run(this)
       await pair.clean()
+      await pair.checkLogs({ clear: true })
+      this.#options.onOperationEnd?.()
       if (this.operations % COMPARE_EVERY === 0) await this.#compare()
     }
     await pair.finish()
