@@ -1,5 +1,5 @@
 // `npm run interop`: the tests with a real kernel as the peer. `-- --soak MINUTES [--seed N]`: random operations against it
-// instead (test/interop/kernel-peer/soak.ts). Exit code 0: clean, 1: a difference or a complaint, 2: there is no kernel here.
+// instead (test/interop/kernel-peer/soak.ts). `-- --two-kernels SECONDS`: conflicts between two kernels (two-kernels.ts). Exit code 0: clean, 1: a difference or a complaint, 2: there is no kernel here.
 
 import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
@@ -10,12 +10,15 @@ import { kernelPeerProblem } from '../test/interop/kernel-peer/kernel-image.ts'
 import { PacketLog } from '../test/interop/kernel-peer/packet-log.ts'
 import { KernelPair } from '../test/interop/kernel-peer/pair.ts'
 import { Soak } from '../test/interop/kernel-peer/soak.ts'
+import { twoKernels } from '../test/interop/kernel-peer/two-kernels.ts'
 import { repositoryRoot } from '../test/support/root.ts'
 import { print, say } from './console.ts'
 
 const EXIT_NO_KERNEL = 2
 
-const { values: options } = parseArgs({ options: { soak: { type: 'string' }, seed: { type: 'string' } } })
+const { values: options } = parseArgs({
+  options: { soak: { type: 'string' }, seed: { type: 'string' }, 'two-kernels': { type: 'string' } },
+})
 
 function runTests(): number {
   const words = [join(repositoryRoot, 'scripts', 'run-tests.mjs'), 'kernel']
@@ -51,6 +54,10 @@ async function main(): Promise<number> {
   if (problem !== false) {
     say(problem)
     return EXIT_NO_KERNEL
+  }
+  if (options['two-kernels'] !== undefined) {
+    await twoKernels({ seconds: Number(options['two-kernels']), print })
+    return 0
   }
   if (options.soak === undefined) return runTests()
   const minutes = Number(options.soak)

@@ -1,6 +1,6 @@
 // Runs a group of compiled tests with Node's own runner. Groups by file name under dist/: unit = src/**/*.test.js and
 // test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = the same files with COPRIME_LONG=1, then the long form of
-// the simulator (docs/testing.md).
+// the simulator (docs/testing.md); kernel = test/interop/kernel-peer, kernel-short = the few rows of it that `npm test` runs.
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -35,9 +35,13 @@ const groups = {
   ],
   e2e: () => [...tests('dist/test/e2e'), ...tests('dist/test/interop')].filter((path) => !path.includes('kernel-peer')),
   kernel: () => tests('dist/test/interop/kernel-peer'),
+  'kernel-short': () => KERNEL_SHORT.map((name) => `dist/test/interop/kernel-peer/${name}.test.js`),
   // Those with a real kernel are a group of their own.
   long: () => [...tests('dist/src'), ...tests('dist/test')].filter((path) => !path.includes('kernel-peer')),
 }
+/** Files with rows of the short form, the longest first: two guests run at a time. */
+const KERNEL_SHORT = ['two-primaries', 'resync', 'disks', 'writes', 'connect']
+const isKernel = group.startsWith('kernel')
 const files = (groups[group] ?? groups.unit)()
   .filter((path) => only === undefined || path.includes(only))
   .sort()
@@ -45,18 +49,34 @@ if (files.length === 0) {
   console.error(`no tests in group ${group}`)
   process.exit(1)
 }
-const concurrency = group === 'unit' ? '2' : '1'
+// A guest is one busy core.
+const concurrency = group === 'unit' || isKernel ? '2' : '1'
+if (isKernel) prepareKernel()
 const result = spawnSync(
   process.execPath,
   ['--enable-source-maps', '--test', `--test-concurrency=${concurrency}`, ...files],
   {
     cwd: root,
     stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, ...(group === 'long' ? { COPRIME_LONG: '1' } : {}) },
+    env: { ...process.env, ...environment() },
   },
 )
 if (result.status !== 0) process.exit(result.status ?? 1)
 if (group === 'long') runSimulator()
+
+function environment() {
+  if (group === 'long') return { COPRIME_LONG: '1' }
+  return group === 'kernel-short' ? { COPRIME_KERNEL_ROWS: 'short' } : {}
+}
+
+/** The guest's kernel is fetched before tests run side by side that would all fetch it. */
+function prepareKernel() {
+  const { status } = spawnSync(process.execPath, ['dist/test/interop/kernel-peer/prepare.js'], {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  if (status !== 0) process.exit(status ?? 1)
+}
 
 /** Random stories and every interleaving of the small plans. COPRIME_SIM_SEEDS: stories for each order. */
 function runSimulator() {

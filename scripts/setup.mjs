@@ -34,7 +34,7 @@ const PACKAGES = {
 /** A real kernel as the peer: test/interop/kernel-peer. It fetches the kernel itself, into a cache. */
 const KERNEL_PEER = ['qemu-system-x86', 'drbd-utils', 'busybox-static', 'xz-utils']
 
-const TEST = ['e2fsprogs', 'libnbd-bin', 'nbdkit', 'fio', 'qemu-utils', 'drbd-utils', 'python3-libnbd']
+const TEST = ['e2fsprogs', 'libnbd-bin', 'nbdkit', 'fio', 'qemu-utils', 'python3-libnbd', ...KERNEL_PEER]
 const TARGETS = {
   build: [],
   demo: ['e2fsprogs', 'libnbd-bin'],

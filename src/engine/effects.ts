@@ -67,6 +67,8 @@ export type Effect =
   | { readonly type: 'socket.listen' }
   | { readonly type: 'socket.unlisten' }
   | { readonly type: 'socket.context'; readonly socket: SocketId; readonly context: WireContext }
+  /** What is sent to the peer from the next packet on. */
+  | { readonly type: 'socket.send-context'; readonly socket: SocketId; readonly context: WireContext }
   /** What the peer sends from its next packet on; what is sent to it stays as it is. */
   | { readonly type: 'socket.receive-context'; readonly socket: SocketId; readonly context: WireContext }
   | { readonly type: 'socket.send'; readonly socket: SocketId; readonly packet: Packet }

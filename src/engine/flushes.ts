@@ -116,11 +116,16 @@ export class Flushes implements DiskOp {
     this.#failed = false
     this.#onPeer = false
     this.#sentToPeer = volume.replicates
-    if (this.#sentToPeer) {
+    if (this.#sentToPeer && !engine.connection.flushesPeer) {
+      // What it acknowledged counts as stable: nothing better is to be had from it.
+      volume.stability?.flushSent()
+      volume.onPeerFlushed()
+      this.#onPeer = true
+    } else if (this.#sentToPeer) {
       this.#peerCookie = this.#io.newCookie()
       this.sentAtMs = engine.nowMs
       const epoch = engine.connection.epochs.assign(undefined)
-      engine.connection.sendData({
+      engine.connection.sendFlush({
         type: 'P_DATA',
         volume: volume.number,
         sector: 0,

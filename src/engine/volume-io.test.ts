@@ -538,6 +538,36 @@ describe('the own disk fails with more than one operation under way', () => {
 })
 
 describe('towards a kernel-like peer', () => {
+  it('with data-integrity-alg a flush travels without a digest, which the kernel would not survive', () => {
+    const settings = { dataIntegrityAlg: 'sha1' }
+    const { host, peer } = connectedScene({ settings })
+    const id = host.flush()
+    const sent = peer.take().map(({ packet }) => packet)
+    assert.deepEqual(
+      sent.map((packet) => [packet.type, 'integrityAlg' in packet ? packet.integrityAlg : '-']),
+      [
+        ['P_PROTOCOL_UPDATE', ''],
+        ['P_DATA', '-'],
+        ['P_PROTOCOL_UPDATE', 'sha1'],
+      ],
+    )
+    const [, flush] = sent
+    assert.ok(flush?.type === 'P_DATA' && flush.digest.length === 0 && (flush.flags & DP_FLUSH) !== 0)
+    peer.ack('P_WRITE_ACK', flush, { sizeBytes: 0 })
+    assert.equal(host.answer(id), 'done')
+    host.write(8, sectorsOf(8, 1))
+    assert.equal(peer.one('P_DATA').digest.length, 20)
+  })
+
+  it('below version 100, where that cannot be told, none is sent; what is acknowledged counts as stable', () => {
+    const settings = { dataIntegrityAlg: 'sha1' }
+    const { host, peer } = connectedScene({ settings }, { features: { protocolMax: 99, features: 0 } })
+    const id = host.flush()
+    assert.deepEqual(peer.types(), [])
+    assert.equal(host.answer(id), 'done')
+    assert.equal(host.volume.stability?.anyMarked, false)
+  })
+
   it('a write that is to be sent again goes out after a while if no write of the peer comes that restarts it', () => {
     const { host, peer } = connectedScene({ settings: { allowTwoPrimaries: true } }, { engineHoldsFlag: false })
     const id = host.write(8, sectorsOf(8, 1))

@@ -400,6 +400,11 @@ export class Replica implements ReplicaApi {
         socket.framer.setContext(effect.context)
         break
       }
+      case 'socket.send-context': {
+        const socket = this.#sockets.get(effect.socket)
+        if (socket !== undefined) socket.context = effect.context
+        break
+      }
       case 'socket.receive-context':
         this.#sockets.get(effect.socket)?.framer.setContext(effect.context)
         break

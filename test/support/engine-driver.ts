@@ -414,6 +414,7 @@ export class EngineHost {
         break
       case 'status':
       case 'socket.context':
+      case 'socket.send-context':
       case 'socket.receive-context':
         break
       default:

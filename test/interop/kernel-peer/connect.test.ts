@@ -12,7 +12,7 @@ const LOST_LINK = /sock_recvmsg|PingAck did not arrive|short read|error receivin
 const IMPATIENT = { 'ping-int': 2, 'ping-timeout': 10, timeout: 15, 'connect-int': 3 }
 
 rows('connect', (row) => {
-  row('both dial; disconnect and connect again from either side', async (pair) => {
+  row.short('both dial; disconnect and connect again from either side', async (pair) => {
     await pair.inSync()
     assert.equal((await pair.coprime.state()).agreedProtocolVersion, 101)
     await pair.coprime.command({ command: 'disconnect' })
@@ -39,7 +39,7 @@ rows('connect', (row) => {
     })
   }
 
-  row('cut under a Primary coprime: what it wrote alone is resynced', async (pair) => {
+  row.short('cut under a Primary coprime: what it wrote alone is resynced', async (pair) => {
     await pair.inSync()
     pair.allow(LOST_LINK)
     await pair.coprime.primary()

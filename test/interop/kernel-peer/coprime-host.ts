@@ -59,7 +59,8 @@ export class CoprimeHost {
   async start(): Promise<void> {
     assert.equal(this.#daemon, undefined, 'one daemon at a time')
     const words = ['daemon', ...this.#words, '--dashboard', 'none', '--log-level', 'debug', '--log-file', this.#logFile]
-    this.#daemon = new LongRunning([...words, '--json'])
+    // It dies with this process, however that ends.
+    this.#daemon = new LongRunning([...words, '--json'], { through: ['setpriv', '--pdeathsig', 'KILL'] })
     await this.#daemon.firstLine()
   }
 

@@ -18,7 +18,7 @@ const KIB = 1024
 const PLACES = [0, 64 * KIB, 9 * MIB + 12 * KIB, 33 * MIB, 34 * MIB - 4 * KIB, 100 * MIB]
 
 rows('disks change hands', (row) => {
-  row('the kernel attaches the disk on which a Primary coprime crashed', async (pair) => {
+  row.short('the kernel attaches the disk on which a Primary coprime crashed', async (pair) => {
     await pair.inSync({ device: 'large' })
     await pair.kernel.drbdadm('down r0')
     await pair.coprime.primary()
@@ -45,7 +45,7 @@ rows('disks change hands', (row) => {
     await pair.finish()
   })
 
-  row('coprime attaches the disk on which a Primary kernel crashed', async (pair) => {
+  row.short('coprime attaches the disk on which a Primary kernel crashed', async (pair) => {
     await pair.inSync({ device: 'large' })
     await pair.coprime.command({ command: 'down' })
     await pair.coprime.stop()

@@ -9,7 +9,7 @@ const KIB = 1024
 const LOST = /sock_recvmsg|short read|error receiving/
 
 rows('resync', (row) => {
-  row('first full sync, coprime is the source', async (pair) => {
+  row.short('first full sync, coprime is the source', async (pair) => {
     await pair.begin()
     await pair.create()
     await pair.coprime.command({ command: 'up' })
@@ -19,7 +19,7 @@ rows('resync', (row) => {
     await pair.finish()
   })
 
-  row('first full sync, the kernel is the source', async (pair) => {
+  row.short('first full sync, the kernel is the source', async (pair) => {
     await pair.begin()
     await pair.create()
     await pair.kernel.drbdadm('up r0')
@@ -49,7 +49,8 @@ rows('resync', (row) => {
 
   for (const useRle of [true, false]) {
     for (const source of ['coprime', 'kernel'] as const) {
-      row(`bitmap ${useRle ? 'compressed' : 'plain'}, ${source} is the source`, async (pair) => {
+      const add = useRle ? row.short : row
+      add(`bitmap ${useRle ? 'compressed' : 'plain'}, ${source} is the source`, async (pair) => {
         await missedWrites(pair, source, { net: { 'use-rle': useRle }, device: 'large' })
         await pair.finish()
       })
