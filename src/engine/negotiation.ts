@@ -72,6 +72,8 @@ export class Negotiation {
   /** The peer has told that it is Connected, too: no state of its handshake is still under way. */
   #peerConnected = false
   #skipWanted = false
+  /** The peer was promoted by force while both disks were Inconsistent: its next state is to be decided on. */
+  #considerResync = false
   /** A resize asked for here waits for the peer's sizes. */
   #resizePending = false
   #proposal = 0n
@@ -105,6 +107,7 @@ export class Negotiation {
     this.#pendingSyncUuid = undefined
     this.#peerConnected = false
     this.#skipWanted = false
+    this.#considerResync = false
   }
 
   // ---- sending -----------------------------------------------------------------------------------------------------------
@@ -395,6 +398,7 @@ export class Negotiation {
     if (this.#peer === undefined || peer.disk < D_NEGOTIATING || own.disk < D_NEGOTIATING) return false
     if (own.conn < C_CONNECTED) return true
     if (own.conn !== C_CONNECTED) return false
+    if (this.#considerResync) return true
     return (
       peer.disk === D_NEGOTIATING ||
       own.disk === D_NEGOTIATING ||
@@ -408,6 +412,7 @@ export class Negotiation {
     const { engine, state } = volume
     const { connection, settings } = engine
     const peerView = this.#peer
+    this.#considerResync = false
     if (peerView === undefined) return C_CONNECTED
     const selfView: GenerationView = { ...(this.#sent ?? { dirtyBits: 0, uuidFlags: 0 }), ...volume.uuids }
     const compared = compareGenerations({
@@ -537,7 +542,11 @@ export class Negotiation {
     if (code < SS_SUCCESS) return code
     if (wanted.conn === C_STARTING_SYNC_T || wanted.conn === C_STARTING_SYNC_S)
       this.startFullSync(wanted.conn === C_STARTING_SYNC_S)
-    else volume.change(wanted, 'asked for by the peer')
+    else {
+      if (own.disk === D_INCONSISTENT && own.pdsk === D_INCONSISTENT && wanted.pdsk === D_UPTODATE)
+        this.#considerResync = true
+      volume.change(wanted, 'asked for by the peer')
+    }
     return SS_SUCCESS
   }
 

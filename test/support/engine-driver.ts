@@ -30,7 +30,7 @@ import type {
   ResourceSettings,
   VolumeSettings,
 } from '../../src/runtime/api.ts'
-import type { DiskError } from '../../src/runtime/ports.ts'
+import type { Digests, DiskError, Entropy } from '../../src/runtime/ports.ts'
 import { SimDigests } from '../../src/sim/digests.ts'
 import type { Packet } from '../../src/wire/drbd/packets.ts'
 
@@ -134,6 +134,8 @@ export interface HostOptions {
   /** One entry for each volume; default: one of 2048 sectors. */
   readonly volumes?: readonly VolumeOptions[]
   readonly seed?: number
+  readonly digests?: Digests
+  readonly entropy?: Entropy
 }
 
 export interface VolumeOptions {
@@ -175,7 +177,10 @@ export class EngineHost {
     const volumes = options.volumes ?? [{}]
     this.settings = resourceSettings(options.settings ?? {}, volumes)
     const prng = new Prng(options.seed ?? 1)
-    this.engine = new Engine(this.settings, { entropy: prng, digests: new SimDigests() })
+    this.engine = new Engine(this.settings, {
+      entropy: options.entropy ?? prng,
+      digests: options.digests ?? new SimDigests(),
+    })
     for (const volume of volumes) this.disks.push(formatted(volume, this.layout))
   }
 

@@ -47,6 +47,18 @@ rows('resync', (row) => {
     await pair.finish()
   })
 
+  row('primary --force on the kernel while connected and both Inconsistent: coprime becomes the target', async (pair) => {
+    await pair.begin()
+    await pair.create()
+    await pair.up()
+    await pair.connected()
+    await pair.kernel.drbdadm('primary --force r0')
+    await pair.kernel.writeRandom(4 * KIB, 64 * KIB, 64 * KIB)
+    await pair.clean()
+    assert.equal(pair.coprime.logged(/resync as target begins/), 1)
+    await pair.finish()
+  })
+
   for (const useRle of [true, false]) {
     for (const source of ['coprime', 'kernel'] as const) {
       const add = useRle ? row.short : row
