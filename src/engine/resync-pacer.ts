@@ -122,6 +122,10 @@ export class ResyncPacer {
     this.#windowBytes = bounded(this.#windowBytes + (this.#growing ? round.bytes : (missing * elapsedMs) / horizonMs))
   }
 
+  get isDynamic(): boolean {
+    return this.#dynamic !== undefined
+  }
+
   get #dynamic(): ResyncPace | undefined {
     return this.#pace === undefined || this.#pace.cPlanAhead === 0 ? undefined : this.#pace
   }

@@ -180,7 +180,7 @@ export class Resync {
     const { volume } = this.#io
     const { bitmap } = volume
     if (bitmap === undefined || volume.state.conn !== C_SYNC_TARGET) return
-    const window = this.pacer.windowBytes(this.#io.busy, volume.engine.nowMs)
+    const window = this.pacer.windowBytes(this.#isBusy, volume.engine.nowMs)
     while (this.#inFlightBytes < window) {
       const from = bitmap.nextSet(this.#cursor)
       if (from >= bitmap.bits) {
@@ -203,6 +203,11 @@ export class Resync {
     this.#checkFinished()
   }
 
+  /** Clients are at work, or wait for the end of what they asked for. */
+  get #isBusy(): boolean {
+    return this.#io.busy || (this.pacer.isDynamic && this.#io.hasOwnActive)
+  }
+
   get #byChecksum(): boolean {
     const { settings, connection } = this.#io.volume.engine
     return settings.csumsAlg !== '' && connection.apv >= 89
@@ -216,7 +221,7 @@ export class Resync {
     const extentEnd = (Math.floor((from * 8) / RESYNC_EXTENT_SECTORS) + 1) * (RESYNC_EXTENT_SECTORS / 8)
     const bytesMax = Math.min(
       engine.connection.writeBytesMax,
-      this.#byChecksum ? CHECKSUM_BYTES_MAX : this.pacer.requestBytesMax(this.#io.busy, engine.nowMs),
+      this.#byChecksum ? CHECKSUM_BYTES_MAX : this.pacer.requestBytesMax(this.#isBusy, engine.nowMs),
     )
     const limit = Math.min(run, extentEnd, from + bytesMax / 4096)
     let bits = 1

@@ -1,6 +1,7 @@
 // One coprime daemon, a process of its own, as the other host of resource r0.
 
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { connectNbd, type NbdConnectionToServer } from '../../../src/adapters/nbd-client.ts'
@@ -88,6 +89,14 @@ export class CoprimeHost {
 
   thaw(): void {
     if (this.#daemon !== undefined) this.#signal(this.#daemon, 'SIGCONT')
+  }
+
+  /** Writes of the daemon behind this byte of any file fail; undefined: they do not. */
+  limitFileSize(bytes: number | undefined): void {
+    assert.ok(this.#daemon !== undefined, 'the daemon runs')
+    const words = ['--pid', String(this.#daemon.child.pid), `--fsize=${bytes ?? 'unlimited'}:unlimited`]
+    const { status, stderr } = spawnSync('prlimit', words, { encoding: 'utf8' })
+    assert.equal(status, 0, stderr)
   }
 
   get isRunning(): boolean {

@@ -4,9 +4,11 @@
 // the guest's power; what was acknowledged is compared with what the other reads.
 
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync } from 'node:fs'
+import { copyFileSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../../src/meta/layout.ts'
 import { CoprimeHost } from './coprime-host.ts'
 import { coprimeConf, kernelConf } from './drbd-conf.ts'
 import { freePort, Guest } from './guest.ts'
@@ -78,6 +80,28 @@ rows('disks change hands', (row) => {
     await pair.finish()
   })
 
+  for (const crasher of ['coprime', 'kernel'] as const) {
+    row(
+      `${crasher} crashed as Primary: drbdmeta apply-al, the kernel and coprime make the same bitmap of it`,
+      async (pair) => {
+        await pair.inSync({ device: 'large' })
+        await crashAsPrimary(pair, crasher)
+        const crashed = join(pair.folder, 'crashed.img')
+        copyFileSync(crasher === 'coprime' ? pair.coprimeImage : pair.kernelImage, crashed)
+        const bitmaps = {
+          drbdmeta: bitmapOfTool(pair, crashed),
+          kernel: await bitmapOfKernel(pair, crashed),
+          coprime: await bitmapOfCoprime(pair, crashed),
+        }
+        const count = (bytes: Buffer): number =>
+          bytes.reduce((sum, byte) => sum + byte.toString(2).replaceAll('0', '').length, 0)
+        assert.equal(count(bitmaps.drbdmeta), 4 * 1024, 'four extents are hot')
+        assert.ok(bitmaps.kernel.equals(bitmaps.drbdmeta), 'the kernel and drbdmeta')
+        assert.ok(bitmaps.coprime.equals(bitmaps.drbdmeta), 'coprime and drbdmeta')
+      },
+    )
+  }
+
   row('the kernel attaches the bitmap that coprime left when it went down, bit for bit', async (pair) => {
     await pair.inSync()
     await pair.kernel.drbdadm('down r0')
@@ -145,6 +169,59 @@ rows('disks change hands', (row) => {
     await pair.finish()
   })
 })
+
+/** Writes alone in four extents of the log, then ends without a word. */
+async function crashAsPrimary(pair: KernelPair, crasher: 'coprime' | 'kernel'): Promise<void> {
+  if (crasher === 'coprime') {
+    await pair.kernel.drbdadm('down r0')
+    await pair.coprime.primary()
+    const nbd = await pair.coprime.nbd()
+    for (const offsetBytes of PLACES) await nbd.write(offsetBytes, randomBytes(16 * KIB))
+    await pair.coprime.kill()
+  } else {
+    await pair.coprime.command({ command: 'down' })
+    await pair.coprime.stop()
+    await pair.kernel.drbdadm('primary r0')
+    for (const offsetBytes of PLACES) await pair.kernel.write(offsetBytes, randomBytes(16 * KIB))
+    await pair.guest.powerOff()
+    await pair.guest.boot()
+    await pair.reconfigureKernel()
+  }
+}
+
+/** The bits in use. */
+function bitmapOn(image: string): Buffer {
+  const { bitmapOffsetBytes, usableSectors } = internalLayout(statSync(image).size, DEFAULT_AL_GEOMETRY)
+  return readRange(image, bitmapOffsetBytes, Math.ceil(usableSectors / 8 / 8))
+}
+
+function bitmapOfTool(pair: KernelPair, crashed: string): Buffer {
+  const copy = join(pair.folder, 'copy.img')
+  copyFileSync(crashed, copy)
+  const { status, stderr } = spawnSync('drbdmeta', ['--force', '0', 'v08', copy, 'internal', 'apply-al'], {
+    encoding: 'utf8',
+  })
+  assert.equal(status, 0, stderr)
+  return bitmapOn(copy)
+}
+
+async function bitmapOfKernel(pair: KernelPair, crashed: string): Promise<Buffer> {
+  copyFileSync(crashed, pair.kernelImage)
+  await pair.kernel.drbdadm('attach r0')
+  await pair.kernel.drbdadm('down r0')
+  return bitmapOn(pair.kernelImage)
+}
+
+async function bitmapOfCoprime(pair: KernelPair, crashed: string): Promise<Buffer> {
+  const copy = join(pair.folder, 'copy.img')
+  copyFileSync(crashed, copy)
+  pair.coprime.configure(pair.coprimeConf(copy))
+  await pair.coprime.start()
+  await pair.coprime.command({ command: 'attach' })
+  await pair.coprime.command({ command: 'down' })
+  await pair.coprime.stop()
+  return bitmapOn(copy)
+}
 
 /** What coprime holds for out of sync when it attaches a copy of this disk. */
 async function blocksFoundByCoprime(pair: KernelPair, image: string): Promise<number> {

@@ -34,7 +34,7 @@ const NEEDED: readonly (readonly [debianPackage: string, programs: readonly stri
   ['qemu-system-x86', ['qemu-system-x86_64']],
   ['drbd-utils', ['drbdadm', 'drbdmeta', 'drbdsetup']],
   ['busybox-static', ['busybox']],
-  ['util-linux', ['setpriv']],
+  ['util-linux', ['setpriv', 'prlimit']],
   ['dpkg', ['dpkg-deb']],
   ['apt', ['apt-get', 'apt-cache']],
   ['tar', ['tar']],

@@ -12,8 +12,13 @@ export class PacketLog {
   #player = new Player()
   #lines: string[] = []
   #broken = false
+  readonly #relay: Relay
+  readonly #onLine: ((line: string) => void) | undefined
 
-  constructor(relay: Relay) {
+  /** `onLine`: gets each line at once; else they are kept for `take`. */
+  constructor(relay: Relay, onLine?: (line: string) => void) {
+    this.#onLine = onLine
+    this.#relay = relay
     relay.watch = (connection, from, chunk) => this.#onChunk(connection, from, chunk)
   }
 
@@ -22,6 +27,10 @@ export class PacketLog {
     const lines = this.#lines
     this.#lines = []
     return lines
+  }
+
+  stop(): void {
+    this.#relay.watch = undefined
   }
 
   #onChunk(c: number, from: Side, chunk: Buffer | undefined): void {
@@ -38,7 +47,9 @@ export class PacketLog {
       const fields = Object.entries(packet)
         .filter(([key]) => !LEFT_OUT.has(key))
         .map(([key, value]) => `${key}=${value instanceof Uint8Array ? `${value.length} bytes` : shown(key, value)}`)
-      this.#lines.push(`${t.toFixed(1)} ${connection} ${kind} ${NAME[sender]} ${packet.type} ${fields.join(' ')}`)
+      const line = `${t.toFixed(1)} ${connection} ${kind} ${NAME[sender]} ${packet.type} ${fields.join(' ')}`
+      if (this.#onLine === undefined) this.#lines.push(line)
+      else this.#onLine(line)
     }
   }
 }

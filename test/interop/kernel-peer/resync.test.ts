@@ -3,9 +3,13 @@
 
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { PacketLog } from './packet-log.ts'
 import { type KernelPair, MIB, type RowOptions, rows } from './pair.ts'
 
 const KIB = 1024
+const FILL_SECTORS = 128
+/** The kernel's begins with 250 KiB a second, and so does coprime's. */
+const CONTROLLER = { 'c-plan-ahead': 10, 'c-fill-target': `${FILL_SECTORS}s`, 'resync-rate': '8M' }
 const LOST = /sock_recvmsg|short read|error receiving/
 
 rows('resync', (row) => {
@@ -47,17 +51,20 @@ rows('resync', (row) => {
     await pair.finish()
   })
 
-  row('primary --force on the kernel while connected and both Inconsistent: coprime becomes the target', async (pair) => {
-    await pair.begin()
-    await pair.create()
-    await pair.up()
-    await pair.connected()
-    await pair.kernel.drbdadm('primary --force r0')
-    await pair.kernel.writeRandom(4 * KIB, 64 * KIB, 64 * KIB)
-    await pair.clean()
-    assert.equal(pair.coprime.logged(/resync as target begins/), 1)
-    await pair.finish()
-  })
+  row(
+    'primary --force on the kernel while connected and both Inconsistent: coprime becomes the target',
+    async (pair) => {
+      await pair.begin()
+      await pair.create()
+      await pair.up()
+      await pair.connected()
+      await pair.kernel.drbdadm('primary --force r0')
+      await pair.kernel.writeRandom(4 * KIB, 64 * KIB, 64 * KIB)
+      await pair.clean()
+      assert.equal(pair.coprime.logged(/resync as target begins/), 1)
+      await pair.finish()
+    },
+  )
 
   for (const useRle of [true, false]) {
     for (const source of ['coprime', 'kernel'] as const) {
@@ -149,6 +156,63 @@ rows('resync', (row) => {
   }
 
   for (const source of ['coprime', 'kernel'] as const) {
+    row(`c-plan-ahead: c-max-rate is kept, ${source} is the source`, async (pair) => {
+      const rateMib = 4
+      await pair.inSync({ disk: { ...CONTROLLER, 'c-max-rate': `${rateMib}M` } })
+      const beganMs = performance.now()
+      await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
+      await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+      await pair.clean()
+      const tookMs = performance.now() - beganMs
+      assert.ok(tookMs >= (0.8 * 1000 * 16) / rateMib, `16 MiB in ${tookMs} ms`)
+      await pair.finish()
+    })
+  }
+
+  row(
+    'c-plan-ahead: coprime as target asks for no more than c-fill-target while its client is at work',
+    async (pair) => {
+      const inFlight = new ResyncInFlight(pair)
+      await pair.inSync({ device: 'large', disk: { ...CONTROLLER, 'c-max-rate': '200M', 'c-min-rate': 1 } })
+      await pair.coprime.command({ command: 'invalidate' })
+      await pair.coprime.until('resyncing', ({ volume }) => volume.connection === 'SyncTarget')
+      await pair.coprime.primary()
+      const nbd = await pair.coprime.nbd()
+      const ends = { at: performance.now() + 4000 }
+      const client = async (place: number): Promise<void> => {
+        for (let i = 0; performance.now() < ends.at; i++)
+          await nbd.write((((i * 37) % 30) + place * 30) * MIB, randomBytes(4 * KIB))
+      }
+      const clients = Promise.all([0, 1, 2, 3].map(client))
+      // What was asked for before the clients came has arrived by then.
+      await new Promise((resolve) => setTimeout(resolve, 1000))
+      inFlight.begin()
+      await clients
+      inFlight.stop()
+      const { largestBytes } = inFlight
+      assert.equal((await pair.coprime.state()).volume.connection, 'SyncTarget', 'the resync goes on')
+      assert.ok(
+        largestBytes > 0 && largestBytes <= FILL_SECTORS * 512 + 32 * KIB,
+        `${largestBytes} bytes were in flight`,
+      )
+      await pair.clean()
+      await pair.finish()
+    },
+  )
+
+  row("what the kernel's administrator changes on a live connection counts for coprime as target", async (pair) => {
+    await pair.inSync({ disk: { ...CONTROLLER, 'c-max-rate': '200M' } })
+    await pair.guest.sh('drbdsetup-84 disk-options 0 --c-plan-ahead=0 --resync-rate=4M 2>&1')
+    const beganMs = performance.now()
+    await pair.coprime.command({ command: 'invalidate' })
+    await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
+    await pair.clean()
+    const tookMs = performance.now() - beganMs
+    assert.ok(tookMs >= (0.8 * 1000 * 16) / 4, `16 MiB in ${tookMs} ms`)
+    await pair.finish()
+  })
+
+  for (const source of ['coprime', 'kernel'] as const) {
     row(`paused and resumed by either side, ${source} is the source`, async (pair) => {
       await pair.inSync({ device: 'large', disk: { 'resync-rate': '8M' } })
       await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
@@ -192,6 +256,32 @@ rows('resync', (row) => {
     })
   }
 })
+
+/** Resync data that was asked for and is not there, told by the packets that pass; the most since `begin`. */
+class ResyncInFlight {
+  readonly #log: PacketLog
+  #bytes = 0
+  largestBytes = 0
+
+  /** Before the connection is made: packets are decoded from its beginning on. */
+  constructor(pair: KernelPair) {
+    this.#log = new PacketLog(pair.relay, (line) => {
+      const bytes = Number(/ (?:sizeBytes|payload)=(\d+)/.exec(line)?.[1] ?? 0)
+      if (/P_RS_(DATA_REQUEST|THIN_REQ)/.test(line)) this.#bytes += bytes
+      if (/P_RS_(DATA_REPLY|DEALLOCATED)/.test(line)) this.#bytes -= bytes
+      this.largestBytes = Math.max(this.largestBytes, this.#bytes)
+    })
+  }
+
+  /** From what is on its way now. */
+  begin(): void {
+    this.largestBytes = this.#bytes
+  }
+
+  stop(): void {
+    this.#log.stop()
+  }
+}
 
 /** The other one goes away, `source` writes, the other comes back. `same`: half of it is what was there before. */
 async function missedWrites(
