@@ -4,7 +4,7 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { EngineHost, GENERATION, type HostOptions } from '../../test/support/engine-driver.ts'
+import { EngineHost, GENERATION, type HostOptions, sectorsOf } from '../../test/support/engine-driver.ts'
 import { Pair } from '../../test/support/engine-network.ts'
 import {
   COPRIME_FEATURES,
@@ -318,6 +318,25 @@ describe('P_STATE', () => {
 })
 
 describe('two new disks', () => {
+  it('two used disks: a promotion by force while both are Inconsistent makes the other one the target', () => {
+    const pair = new Pair({ both: { volumes: [{ superblock: 'fresh' }] } })
+    for (const [i, host] of [pair.a, pair.b].entries()) {
+      host.volume.allZero = false
+      host.data.write(8 * 512, sectorsOf(8, i + 1))
+    }
+    pair.connect('a')
+    assert.equal(pair.b.volume.state.disk, D_INCONSISTENT)
+    pair.a.event({ type: 'admin', id: 1_000_000, command: { type: 'primary', force: true } })
+    pair.network.run()
+    pair.network.advance(5000)
+    for (const host of [pair.a, pair.b]) {
+      assert.equal(host.volume.state.conn, C_CONNECTED)
+      assert.equal(host.volume.state.disk, D_UPTODATE)
+    }
+    assert.deepEqual(pair.a.data.differences(pair.b.data), [])
+    assert.deepEqual(pair.b.data.read(8 * 512, 4096), sectorsOf(8, 1), 'the data of the one that was promoted')
+  })
+
   it('all zero on both sides, both of ours: UpToDate at once, no block is copied', () => {
     const pair = new Pair({ both: { volumes: [{ superblock: 'fresh' }] } })
     pair.connect('b')
