@@ -93,10 +93,15 @@ export class CoprimeHost {
 
   /** Writes of the daemon behind this byte of any file fail; undefined: they do not. */
   limitFileSize(bytes: number | undefined): void {
-    assert.ok(this.#daemon !== undefined, 'the daemon runs')
-    const words = ['--pid', String(this.#daemon.child.pid), `--fsize=${bytes ?? 'unlimited'}:unlimited`]
+    const words = ['--pid', String(this.pid), `--fsize=${bytes ?? 'unlimited'}:unlimited`]
     const { status, stderr } = spawnSync('prlimit', words, { encoding: 'utf8' })
     assert.equal(status, 0, stderr)
+  }
+
+  get pid(): number {
+    const pid = this.#daemon?.child.pid
+    assert.ok(pid !== undefined, 'the daemon runs')
+    return pid
   }
 
   get isRunning(): boolean {
