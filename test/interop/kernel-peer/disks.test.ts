@@ -207,7 +207,7 @@ function bitmapOfTool(pair: KernelPair, crashed: string): Buffer {
 
 async function bitmapOfKernel(pair: KernelPair, crashed: string): Promise<Buffer> {
   copyFileSync(crashed, pair.kernelImage)
-  await pair.kernel.drbdadm('attach r0')
+  await pair.kernel.drbdadm('up r0')
   await pair.kernel.drbdadm('down r0')
   return bitmapOn(pair.kernelImage)
 }

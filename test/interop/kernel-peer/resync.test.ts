@@ -202,7 +202,7 @@ rows('resync', (row) => {
 
   row("what the kernel's administrator changes on a live connection counts for coprime as target", async (pair) => {
     await pair.inSync({ disk: { ...CONTROLLER, 'c-max-rate': '200M' } })
-    await pair.guest.sh('drbdsetup-84 disk-options 0 --c-plan-ahead=0 --resync-rate=4M 2>&1')
+    await pair.guest.sh('/lib/drbd/drbdsetup-84 disk-options 0 --c-plan-ahead=0 --resync-rate=4M 2>&1')
     const beganMs = performance.now()
     await pair.coprime.command({ command: 'invalidate' })
     await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
