@@ -123,7 +123,7 @@ rows('resync', (row) => {
 
   for (const source of ['coprime', 'kernel'] as const) {
     row(`both write while ${source} is the source of a full resync`, async (pair) => {
-      await pair.inSync({ device: 'large', net: { 'allow-two-primaries': true }, disk: { 'resync-rate': '6M' } })
+      await pair.inSync({ device: 'large', net: { 'allow-two-primaries': true }, disk: { 'resync-rate': '16M' } })
       if (source === 'coprime') await pair.coprime.command({ command: 'invalidate-remote' })
       else await pair.coprime.command({ command: 'invalidate' })
       await pair.coprime.until('resyncing', ({ volume }) => /^Sync/.test(volume.connection))
@@ -214,7 +214,7 @@ rows('resync', (row) => {
 
   for (const source of ['coprime', 'kernel'] as const) {
     row(`paused and resumed by either side, ${source} is the source`, async (pair) => {
-      await pair.inSync({ device: 'large', disk: { 'resync-rate': '8M' } })
+      await pair.inSync({ device: 'large', disk: { 'resync-rate': '24M' } })
       await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
       const letter = source === 'coprime' ? 'S' : 'T'
       const here = `PausedSync${letter}`
@@ -240,7 +240,7 @@ rows('resync', (row) => {
 
   for (const source of ['coprime', 'kernel'] as const) {
     row(`cut in the middle of a resync with ${source} as source, and on`, async (pair) => {
-      await pair.inSync({ device: 'large', disk: { 'resync-rate': '10M' } })
+      await pair.inSync({ device: 'large', disk: { 'resync-rate': '24M' } })
       pair.allow(LOST)
       await pair.coprime.command({ command: source === 'coprime' ? 'invalidate-remote' : 'invalidate' })
       const left = source === 'coprime' ? 'SyncSource' : 'SyncTarget'
