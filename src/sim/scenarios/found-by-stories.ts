@@ -87,3 +87,34 @@ scenario('data-stream-dies-during-a-resync', { seeds: 20 }, (world) => {
   world.runUntil(() => struck, { stepsMax: 500_000, what: 'a resync' })
   world.awaitInSync()
 })
+
+// Found (coordinator, seeds 69 and 90): not a mistake of the product but of the judge. The answer to a write of a diskless
+// Primary was under way when the last disk died, which had overwritten that write by then: the judge wanted to see it.
+scenario(
+  'answer-crosses-the-death-of-the-only-disk',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 500, slowPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'kill' },
+    },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 100, msMax: 300 })
+    world.host('b').command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: 100 })
+    const onDisk = (text: string): boolean => new TextDecoder().decode(world.host('a').readDisk(8, 1)).startsWith(text)
+    const write = world.client('b').write({ sector: 8, text: 'first' })
+    world.runUntil(() => onDisk('first'), { stepsMax: 200_000, what: 'the write of b on the disk of a' })
+    world.settle(world.client('a').write({ sector: 8, text: 'second' }))
+    expect(!write.settled, 'the answer to b was to be under way', 'scenario')
+    world.host('a').crashProcess()
+    world.runFor({ ms: 3_000 })
+    if (world.host('b').isDiskless) world.host('b').command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'second', `read "${seen}"`, 'durability')
+  },
+)
