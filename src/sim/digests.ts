@@ -91,12 +91,11 @@ function fnvLanes(algorithm: string, data: Uint8Array, sizeBytes: number): Uint8
   return digest
 }
 
-/** Digests of blocks that are all zero, by their length: most of what a resync compares. */
+/** Digests of ranges that are all zero, by their length: most of what a resync compares. */
 const ofZeroes = new Map<number, Uint8Array>()
-const FULL_BLOCK_BYTES = 4096
 
 function sha1(data: Uint8Array): Uint8Array {
-  if (data.length !== FULL_BLOCK_BYTES || !isAllZero(data)) return sha1Of(data)
+  if (data.length < 512 || !isAllZero(data)) return sha1Of(data)
   const known = ofZeroes.get(data.length) ?? sha1Of(data)
   ofZeroes.set(data.length, known)
   return known.slice()
