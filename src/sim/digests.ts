@@ -4,6 +4,7 @@
 // (wire-protocol.md 3.20). `crc32cRegister` is the variant of the activity log (metadata.md 5.3).
 
 import type { Digests } from '../runtime/ports.ts'
+import { isAllZero } from './bytes.ts'
 
 const SIZES: ReadonlyMap<string, number> = new Map([
   ['crc32c', 4],
@@ -99,11 +100,6 @@ function sha1(data: Uint8Array): Uint8Array {
   const known = ofZeroes.get(data.length) ?? sha1Of(data)
   ofZeroes.set(data.length, known)
   return known.slice()
-}
-
-function isAllZero(data: Uint8Array): boolean {
-  for (let i = 0; i < data.length; i++) if (data[i] !== 0) return false
-  return true
 }
 
 /** FIPS 180-4, section 6.1. Integers of 32 bits with a sign throughout: anything larger would make it several times slower. */

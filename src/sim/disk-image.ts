@@ -191,13 +191,20 @@ export class SimDiskImage {
   #putSector(sector: number, sequence: number, bytes: Uint8Array): void {
     const dirty = this.#dirty.get(sector)
     if (dirty === undefined) {
-      const base = this.read(sector * SECTOR_BYTES, SECTOR_BYTES)
-      this.#dirty.set(sector, { base, versions: [{ sequence, bytes }] })
+      this.#dirty.set(sector, { base: this.#contentOf(sector), versions: [{ sequence, bytes }] })
     } else {
       if (dirty.versions.length === VERSIONS_MAX) dirty.base = (dirty.versions.shift() as Version).bytes
       dirty.versions.push({ sequence, bytes })
     }
     this.#store(sector, bytes)
+  }
+
+  /** A copy of a sector's visible content, not to be changed. */
+  #contentOf(sector: number): Uint8Array {
+    const offsetBytes = sector * SECTOR_BYTES
+    const within = offsetBytes % PAGE_BYTES
+    const page = this.#pages.get((offsetBytes - within) / PAGE_BYTES)
+    return page === undefined ? ZERO_SECTOR : page.slice(within, within + SECTOR_BYTES)
   }
 
   #store(sector: number, bytes: Uint8Array): void {
