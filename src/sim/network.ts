@@ -46,6 +46,8 @@ export const NETWORK_DEFAULTS: NetworkConfig = {
 /** Pause before a lost SYN or a segment that met a partition is tried again. */
 const RETRANSMIT_US = 200_000
 const PUMP_DELAY_US_MAX = 20
+/** What leaves at once is cut into about twice so many segments, however much it is: a whole resync in small ones takes seconds. */
+const BULK_SEGMENTS = 64
 
 interface Listener {
   readonly life: Life
@@ -521,8 +523,9 @@ export class SimLink implements Link {
     const room = this.#network.config.bufferBytes - this.outgoing.heldBytes
     const bytes = this.#takeQueued(room)
     this.outgoing.heldBytes += bytes.length
+    const segmentBytesMax = Math.max(this.#network.config.segmentBytesMax, Math.ceil(bytes.length / BULK_SEGMENTS))
     for (let at = 0; at < bytes.length; ) {
-      const segmentBytes = Math.min(this.#drawSegmentBytes(), bytes.length - at)
+      const segmentBytes = Math.min(this.#drawSegmentBytes(segmentBytesMax), bytes.length - at)
       this.outgoing.push(bytes.subarray(at, at + segmentBytes))
       at += segmentBytes
     }
@@ -551,10 +554,10 @@ export class SimLink implements Link {
   }
 
   /** Borders anywhere: often large pieces, sometimes a few bytes, so that every parser sees every split. */
-  #drawSegmentBytes(): number {
+  #drawSegmentBytes(segmentBytesMax: number): number {
     const prng = this.#network.prng
     if (prng.chance(1, 8)) return prng.intInclusive(1, 24)
-    return prng.intInclusive(1, this.#network.config.segmentBytesMax)
+    return prng.intInclusive(1, segmentBytesMax)
   }
 
   // ---- receiving ------------------------------------------------------------------------------------------------------
