@@ -118,3 +118,28 @@ scenario(
     expect(seen === 'second', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (auto, seed 260): a Primary had gone on alone and then lost its disk; when it met its peer it refused the older data, but
+// the peer had made a new generation already for the writes of this Primary without a disk: split brain for nothing.
+scenario(
+  'older-data-that-a-diskless-primary-refuses',
+  { seeds: 20, world: { primaries: ['a'], settings: { fencing: 'dont-care' }, initialSync: 'skip' } },
+  (world) => {
+    const a = world.host('a')
+    world.network.partition()
+    world.network.cut()
+    const lost = (): boolean => a.status()?.connection === 'WFConnection'
+    world.runUntil(lost, { stepsMax: 200_000, what: 'the loss of the connection' })
+    world.settle(world.client('a').write({ sector: 8, text: 'alone' }))
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    world.network.heal()
+    world.runUntil(() => a.status()?.connection === 'StandAlone', { stepsMax: 200_000, what: 'the refusal' })
+    a.command({ type: 'attach', volume: 0 })
+    world.runUntil(() => a.hasNewestData, { stepsMax: 200_000, what: 'the disk of a' })
+    a.command({ type: 'connect', discardMyData: false })
+    world.awaitInSync()
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'alone', `read "${seen}"`, 'durability')
+  },
+)
