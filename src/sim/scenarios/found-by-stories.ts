@@ -143,3 +143,80 @@ scenario(
     expect(seen === 'alone', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (seed 46 of an earlier drawing): a Primary without a disk asked for a flush, its peer lost its power and came back, and
+// the flush was answered, although writes that were done before it had gone with the peer's cache.
+for (const when of ['before', 'after'] as const) {
+  scenario(
+    `flush-asked-${when}-the-only-disk-lost-its-power`,
+    {
+      seeds: 20,
+      world: {
+        primaries: ['a'],
+        disk: { flushUsMax: 20_000 },
+        initialSync: 'skip',
+        handlers: { fencingAgent: 'fails', delayUsMin: 100, delayUsMax: 1_000 },
+      },
+    },
+    (world) => {
+      const [a, b] = [world.host('a'), world.host('b')]
+      const client = world.client('a')
+      a.command({ type: 'detach', volume: 0, force: true })
+      world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+      world.settle(client.write({ sector: 8, text: 'done' }))
+      const early = when === 'before' ? client.flush() : undefined
+      b.powerCut()
+      world.runFor({ ms: world.prng.intInclusive(0, 3_000) })
+      b.start()
+      world.runUntil(() => a.status()?.connection === 'Connected', { stepsMax: 500_000, what: 'the peer' })
+      const flush = early ?? client.flush()
+      world.settle(flush)
+      const seen = client.readText({ sector: 8 })
+      expect(
+        !flush.confirmed || seen === 'done',
+        `a flush is done, and the write before it reads "${seen}"`,
+        'durability',
+      )
+      // Once nobody is left who knew of the write all is as ever.
+      a.wantsPrimary = false
+      a.command({ type: 'secondary' })
+      world.runUntil(() => !a.isPrimary, { stepsMax: 200_000 })
+      world.wantPrimary('a')
+      world.runUntil(() => a.isPrimary, { stepsMax: 500_000, what: 'Primary again' })
+      const late = client.flush()
+      world.settle(late)
+      expect(late.confirmed, `a flush fails for ever: ${late.error}`)
+    },
+  )
+}
+
+// The other side of it: if only the process died, the machine still has what it was told, and nothing is lost.
+scenario(
+  'flush-after-the-process-with-the-only-disk-crashed',
+  {
+    seeds: 20,
+    world: {
+      primaries: ['a'],
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 100, delayUsMax: 1_000 },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    const client = world.client('a')
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    world.settle(client.write({ sector: 8, text: 'done' }))
+    b.crashProcess()
+    const early = client.flush()
+    world.runFor({ ms: world.prng.intInclusive(0, 3_000) })
+    b.start()
+    world.runUntil(() => a.status()?.connection === 'Connected', { stepsMax: 500_000, what: 'the peer' })
+    for (const flush of [early, client.flush()]) {
+      world.settle(flush)
+      expect(flush.confirmed, `a flush fails, though nothing is lost: ${flush.error}`)
+    }
+    const seen = client.readText({ sector: 8 })
+    expect(seen === 'done', `read "${seen}"`, 'durability')
+  },
+)
