@@ -5,6 +5,7 @@ import { type DelayedNetwork, delayedNetwork } from '../adapters/delayed-network
 import { addressText, type NbdAddress } from '../adapters/nbd-listen.ts'
 import { NbdServer } from '../adapters/nbd-server.ts'
 import { PAYLOAD_BUFFERS } from '../adapters/payload-buffers.ts'
+import { systemBootId } from '../adapters/system-boot-id.ts'
 import { SystemClock } from '../adapters/system-clock.ts'
 import { SystemDigests } from '../adapters/system-digests.ts'
 import { SystemEntropy } from '../adapters/system-entropy.ts'
@@ -316,6 +317,7 @@ export class HostedResource {
     return new Replica(resourceSettings(this.#here), {
       clock: new SystemClock(),
       entropy: new SystemEntropy(),
+      bootId: systemBootId(),
       network: this.#network,
       digests: this.#digests,
       handlers: this.#handlers(),

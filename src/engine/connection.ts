@@ -99,6 +99,8 @@ export class Connection implements EpochHost {
   discardMyData = false
   #challenge: Uint8Array = EMPTY
   #peerOrder: PacketOf<'P_ORDER'> | undefined
+  /** Of the peer as it was seen last, also by an earlier connection. */
+  #peerBootId: bigint | undefined
   peerIntegrityAlg = ''
   readonly #router: PacketRouter
   /** Callbacks of pings in the order sent; undefined: keep-alive. */
@@ -573,6 +575,7 @@ export class Connection implements EpochHost {
     this.sendData({ ...this.#ownProtocol('P_PROTOCOL'), connFlags: this.discardMyData ? 1 : 0 })
     this.#peerOrder = undefined
     if (settings.order.name !== 'arbitration') this.sendData(orderPacket(settings.order))
+    if (this.coprimePeer) this.sendData({ type: 'P_BOOT_ID', volume: 0, bootId: this.#engine.bootId })
     for (const volume of volumes) volume.negotiation.introduce()
     this.#setConn(C_WF_REPORT_PARAMS, 'handshake')
     this.reason = undefined
@@ -622,6 +625,18 @@ export class Connection implements EpochHost {
     this.#peerOrder = packet
     if (this.coprimePeer) this.orderIsAgreed()
     else this.protocolError('P_ORDER from a peer that did not announce our extension')
+  }
+
+  /** Comes before the peer's state: whoever waits for the peer hears first that it has lost its memory. */
+  onBootId({ bootId }: PacketOf<'P_BOOT_ID'>): void {
+    if (!this.coprimePeer) {
+      this.protocolError('P_BOOT_ID from a peer that did not announce our extension')
+      return
+    }
+    const known = this.#peerBootId
+    this.#peerBootId = bootId
+    if (known === undefined || known === bootId) return
+    for (const volume of this.#engine.volumes) volume.io.flushes.onPeerRebooted()
   }
 
   /** Looked at when the peer's state is there, which comes after its P_ORDER. If not, the connection is given up. */

@@ -79,8 +79,8 @@ export class Engine {
   readonly volumes: Volume[]
   readonly readRule: boolean
   nowMs = 0
-  /** Somebody has an export open: no demotion. */
-  deviceInUse = false
+  #deviceInUse = false
+  #bootId: bigint | undefined
   #effects: Effect[] = []
   #statusDirty = false
   #stateDirty = false
@@ -98,12 +98,13 @@ export class Engine {
 
   constructor(
     settings: ResourceSettings,
-    ports: { readonly entropy: Entropy; readonly digests: Digests },
+    ports: { readonly entropy: Entropy; readonly digests: Digests; readonly bootId?: bigint | undefined },
     options: EngineOptions = {},
   ) {
     this.settings = settings
     this.entropy = ports.entropy
     this.digests = ports.digests
+    this.#bootId = ports.bootId
     this.readRule = options.readRule ?? true
     this.connection = new Connection(this)
     this.volumes = settings.volumes.map((volume) => new Volume(this, volume))
@@ -206,6 +207,22 @@ export class Engine {
       this.#statusDirty = false
       this.emit({ type: 'status' })
     }
+  }
+
+  /** Somebody has an export open: no demotion. */
+  get deviceInUse(): boolean {
+    return this.#deviceInUse
+  }
+
+  set deviceInUse(inUse: boolean) {
+    this.#deviceInUse = inUse
+    if (!inUse) for (const volume of this.volumes) volume.io.flushes.forgetLoss()
+  }
+
+  /** Where it is not known since when the machine is up, it counts as started with the process. */
+  get bootId(): bigint {
+    this.#bootId ??= this.entropy.u64()
+    return this.#bootId
   }
 
   // ---- services for the other files ------------------------------------------------------------------------------------------
@@ -549,6 +566,7 @@ export class Engine {
     let open = this.volumes.length
     for (const volume of this.volumes) {
       volume.change({ role: R_SECONDARY }, 'demotion')
+      volume.io.flushes.forgetLoss()
       volume.saveBeforeGoingOn(() => {
         if (--open === 0) done(OK)
       })

@@ -2,7 +2,14 @@
 // round at a time; requests that come during a round are served together by the next one.
 
 import type { DiskError } from '../runtime/ports.ts'
-import { D_INCONSISTENT, DP_FLUSH, DP_RW_SYNC, DP_SEND_WRITE_ACK } from '../wire/drbd/constants.ts'
+import {
+  D_INCONSISTENT,
+  D_UPTODATE,
+  DP_FLUSH,
+  DP_RW_SYNC,
+  DP_SEND_WRITE_ACK,
+  R_PRIMARY,
+} from '../wire/drbd/constants.ts'
 import type { DiskOp } from './effects.ts'
 import type { Stability } from './stability.ts'
 import type { VolumeIo } from './volume-io.ts'
@@ -37,6 +44,15 @@ export class Flushes implements DiskOp {
   #onPeer = false
   #failed = false
   sentAtMs = Number.POSITIVE_INFINITY
+  /** Writes handed to the peer; how many of them the running round covers; and how many a flush of the peer has covered. */
+  #written = 0
+  #covering = 0
+  #stable = 0
+  /**
+   * The peer had the only good data, and lost its power before they were flushed: no flush can vouch any more for what was
+   * written. It stays so until nobody is left who was told that his writes are done (docs/decisions/012).
+   */
+  #lost = false
 
   constructor(io: VolumeIo) {
     this.#io = io
@@ -80,6 +96,7 @@ export class Flushes implements DiskOp {
     this.#peerCookie = 0
     this.sentAtMs = Number.POSITIVE_INFINITY
     this.#onPeer = true
+    this.#stable = this.#covering
     if (this.#stability === this.#io.volume.stability) this.#io.volume.onPeerFlushed()
     this.#finishRound()
     return true
@@ -95,6 +112,26 @@ export class Flushes implements DiskOp {
     return true
   }
 
+  /** A write is on its way to the peer. */
+  onWriteSent(): void {
+    this.#written++
+  }
+
+  /** The peer is back, and its machine was off meanwhile. */
+  onPeerRebooted(): void {
+    const { volume } = this.#io
+    const { role, disk } = volume.state
+    if (role !== R_PRIMARY || disk >= D_UPTODATE || this.#stable === this.#written) return
+    this.#lost = true
+    const what =
+      'the machine with the only UpToDate data was restarted, and writes that no flush had covered may be lost'
+    volume.engine.log('error', `${what}: flushes fail until the device is closed`, volume.number)
+  }
+
+  forgetLoss(): void {
+    this.#lost = false
+  }
+
   onPeerLost(): void {
     if (this.#peerCookie === 0) return
     this.#peerCookie = 0
@@ -103,8 +140,14 @@ export class Flushes implements DiskOp {
   }
 
   #complete(flush: FlushRequest): void {
-    if (flush.id >= 0) this.#io.volume.engine.clientDone(flush.id, undefined)
-    else flush.onEnd?.()
+    const { engine } = this.#io.volume
+    if (flush.id < 0) flush.onEnd?.()
+    else if (!this.#lost) engine.clientDone(flush.id, undefined)
+    else
+      engine.clientDone(flush.id, {
+        code: 'io',
+        message: 'the peer lost its power, and with it perhaps writes that were done and not flushed',
+      })
   }
 
   #startRound(): void {
@@ -124,6 +167,7 @@ export class Flushes implements DiskOp {
     } else if (this.#sentToPeer) {
       this.#peerCookie = this.#io.newCookie()
       this.sentAtMs = engine.nowMs
+      this.#covering = this.#written
       const epoch = engine.connection.epochs.assign(undefined)
       engine.connection.sendFlush({
         type: 'P_DATA',

@@ -495,7 +495,10 @@ export class Negotiation {
       }
     }
     volume.change(next, 'state of the peer')
-    if (peer.conn >= C_CONNECTED) this.#peerConnected = true
+    if (peer.conn >= C_CONNECTED) {
+      this.#peerConnected = true
+      volume.onPeerConnected()
+    }
     if (this.#skipWanted) this.skipInitialSync()
     const after = volume.state.conn
     if (

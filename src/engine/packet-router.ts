@@ -55,6 +55,9 @@ export class PacketRouter {
       case 'P_ORDER':
         this.#connection.onOrder(packet)
         return
+      case 'P_BOOT_ID':
+        this.#connection.onBootId(packet)
+        return
       case 'P_PROTOCOL_UPDATE':
         this.#connection.onProtocolUpdate(packet)
         return

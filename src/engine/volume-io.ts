@@ -504,6 +504,7 @@ export class VolumeIo {
     if (write.epoch !== undefined) connection.epochs.sent(write.epoch)
     this.congestion.onSent(write)
     volume.stability?.mark(fromBit, toBit)
+    this.flushes.onWriteSent()
     volume.sentBytes += write.sectors * 512
     volume.armPeerFlush()
     if (protocol === 'A' && !resyncing) write.onPeer = true

@@ -55,6 +55,7 @@ import type { Effect } from './effects.ts'
 import type { Engine } from './engine.ts'
 import type { OpenedDevices } from './events.ts'
 import { ExposedData } from './exposed.ts'
+import { fencingFinding } from './fencing-finding.ts'
 import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
 import { capped, PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
@@ -117,6 +118,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #keepsLog = false
   /** A new generation is due as soon as I/O is no longer suspended. */
   #newUuidPending = false
+  /** The same as soon as a Primary without a disk has said that it takes our data for those that its clients saw last. */
+  #newUuidWhenTaken = false
   /** The peer was Primary when it was lost; has not been seen since. */
   #lostPrimary = false
   /** Superblock writes that new writes and lone completions wait for. */
@@ -670,7 +673,11 @@ export class Volume implements MetadataHost, ActivityHost {
   #afterChange(old: StateWord, next: StateWord): void {
     if (next.disk === D_UPTODATE && next.pdsk === D_UPTODATE) this.crashedPrimary = false
     if (old.conn >= C_CONNECTED && next.conn < C_CONNECTED) this.#onPeerLost(old, next)
-    else if (lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)) this.#onPeerDataLost(next)
+    else if (lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)) {
+      // In a handshake it may find that it has seen newer ones: then it leaves, and has written nothing here.
+      this.#newUuidWhenTaken = old.conn < C_CONNECTED && next.role !== R_PRIMARY
+      if (!this.#newUuidWhenTaken) this.#onPeerDataLost(next)
+    }
     if (old.role !== next.role && this.uuids.current !== 0n) {
       this.setUuids({ ...this.uuids, current: withPrimaryBit(this.uuids.current, next.role === R_PRIMARY) })
     }
@@ -745,6 +752,7 @@ export class Volume implements MetadataHost, ActivityHost {
       if (marked > 0) this.engine.log('info', `${marked} ${what}`, this.number)
     }
     this.engine.timers.clear(`peer-flush-${this.number}`)
+    this.#newUuidWhenTaken = false
     if (lostPeerData(old.pdsk, next.pdsk)) this.#onPeerDataLost(next)
     if (old.peer === R_PRIMARY) this.#lostPrimary = true
     this.io.onPeerLost()
@@ -752,6 +760,13 @@ export class Volume implements MetadataHost, ActivityHost {
     this.negotiation.onPeerLost()
     if (this.#store !== undefined && this.#bitmap !== undefined) this.#store.writeBitmap(this.#bitmap, 'changed')
     if (next.role === R_PRIMARY && next.pdsk > D_OUTDATED) this.engine.onPrimaryLostPeer()
+  }
+
+  /** The peer has told that it is Connected, too; what it writes comes after that. */
+  onPeerConnected(): void {
+    if (!this.#newUuidWhenTaken) return
+    this.#newUuidWhenTaken = false
+    if (this.state.pdsk < D_INCONSISTENT) this.#onPeerDataLost(this.state)
   }
 
   #onPeerDataLost(next: StateWord): void {
@@ -764,35 +779,9 @@ export class Volume implements MetadataHost, ActivityHost {
   /** What a fence-peer handler found out (config-and-tools.md 1.8). */
   onFenced(exitCode: number): void {
     if (this.state.conn >= C_CONNECTED) return
-    switch (exitCode) {
-      case 3:
-        this.change({ ...this.#newest(), pdsk: D_INCONSISTENT, suspFen: false }, 'fence-peer: the peer is Inconsistent')
-        break
-      case 4:
-      case 7:
-        this.change({ ...this.#newest(), pdsk: D_OUTDATED, suspFen: false }, 'fence-peer: the peer is fenced')
-        break
-      case 5:
-        if (this.state.disk === D_UPTODATE)
-          this.change({ pdsk: D_OUTDATED, suspFen: false }, 'fence-peer: the peer is unreachable, taken for down')
-        break
-      case 6:
-        if (this.state.disk > D_OUTDATED)
-          this.change({ disk: D_OUTDATED }, 'fence-peer: the peer is Primary, this host steps back')
-        break
-      default:
-        this.engine.log(
-          'error',
-          `fence-peer handler ended with ${exitCode}: I/O stays frozen until the peer is back or "resume-io"`,
-          this.number,
-        )
-    }
-  }
-
-  /** A Primary that attached its disk before its peer was fenced: what it has is the newest. */
-  #newest(): Partial<StateWord> {
-    const { role, disk } = this.state
-    return role === R_PRIMARY && disk === D_CONSISTENT ? { disk: D_UPTODATE } : {}
+    const finding = fencingFinding(exitCode, this.state)
+    if (typeof finding === 'string') this.engine.log('error', finding, this.number)
+    else if (finding !== undefined) this.change(finding.change, `fence-peer: ${finding.reason}`)
   }
 
   /** The administrator vouches for the peer being out of the game. */

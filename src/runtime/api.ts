@@ -183,6 +183,8 @@ export interface VolumeDevices {
 export interface ReplicaPorts {
   readonly clock: Clock
   readonly entropy: Entropy
+  /** Another one after each start of the machine, when its disk caches were lost; undefined: not known. */
+  readonly bootId?: bigint | undefined
   readonly network: Network
   readonly digests: Digests
   readonly handlers: Handlers

@@ -59,6 +59,7 @@ test('every packet of the protocol has a kind; only the handshake has that one',
   assert.deepEqual(handshake.sort(), [
     'P_AUTH_CHALLENGE',
     'P_AUTH_RESPONSE',
+    'P_BOOT_ID',
     'P_CONNECTION_FEATURES',
     'P_INITIAL_DATA',
     'P_INITIAL_META',

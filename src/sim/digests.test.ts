@@ -28,6 +28,15 @@ test('sha1 and its HMAC are those of node:crypto, at every length around the blo
   }
 })
 
+test('sha1 of zeroes is that of node:crypto, and each caller has its own copy', () => {
+  const expected = createHash('sha1').update(new Uint8Array(4096)).digest('hex')
+  for (let i = 0; i < 3; i++) {
+    const digest = digests.digest('sha1', new Uint8Array(4096))
+    assert.equal(hex(digest), expected)
+    digest.fill(0xdb)
+  }
+})
+
 test('crc32c has the check values of the specification (wire 3.20, metadata 5.3)', () => {
   assert.equal(hex(digests.digest('crc32c', new Uint8Array(4096))), '8941f998')
   const nine = new TextEncoder().encode('123456789')

@@ -12,7 +12,8 @@ import type { Prng } from '../base/prng.ts'
 import { alignDown, SECTOR_BYTES } from '../base/units.ts'
 
 export const PAGE_BYTES = 4096
-const ZERO_SECTOR: Uint8Array = new Uint8Array(SECTOR_BYTES)
+const ZERO_PAGE: Uint8Array = new Uint8Array(PAGE_BYTES)
+const ZERO_SECTOR = ZERO_PAGE.subarray(0, SECTOR_BYTES)
 
 /** Versions of one sector that the cache holds at most; the oldest is destaged when a further one comes. */
 const VERSIONS_MAX = 8
@@ -71,8 +72,10 @@ export class SimDiskImage {
     this.#checkRange(offsetBytes, data.length)
     const copy = data.slice()
     const sequence = ++this.#sequence
-    for (let at = 0; at < copy.length; at += SECTOR_BYTES) {
-      this.#putSector((offsetBytes + at) / SECTOR_BYTES, sequence, copy.subarray(at, at + SECTOR_BYTES))
+    for (let at = 0; at < copy.length; ) {
+      const take = Math.min(PAGE_BYTES - ((offsetBytes + at) % PAGE_BYTES), copy.length - at)
+      this.#putPart(offsetBytes + at, sequence, copy.subarray(at, at + take))
+      at += take
     }
     this.onChange(offsetBytes, copy.length)
   }
@@ -81,9 +84,11 @@ export class SimDiskImage {
   zero(offsetBytes: number, lengthBytes: number, unmap: boolean): void {
     this.#checkRange(offsetBytes, lengthBytes)
     const sequence = ++this.#sequence
-    for (let at = offsetBytes; at < offsetBytes + lengthBytes; at += SECTOR_BYTES) {
-      if (unmap && !this.#pages.has(Math.floor(at / PAGE_BYTES))) continue
-      this.#putSector(at / SECTOR_BYTES, sequence, ZERO_SECTOR)
+    for (let at = offsetBytes; at < offsetBytes + lengthBytes; ) {
+      const take = Math.min(PAGE_BYTES - (at % PAGE_BYTES), offsetBytes + lengthBytes - at)
+      if (!unmap || this.#pages.has(Math.floor(at / PAGE_BYTES)))
+        this.#putPart(at, sequence, ZERO_PAGE.subarray(0, take))
+      at += take
     }
     if (unmap) {
       const end = offsetBytes + lengthBytes
@@ -150,7 +155,7 @@ export class SimDiskImage {
     const survivors = this.afterPowerCut(prng)
     this.#dirty.clear()
     for (const [sector, bytes] of survivors) {
-      this.#store(sector, bytes)
+      this.#store(sector * SECTOR_BYTES, bytes)
       this.onChange(sector * SECTOR_BYTES, SECTOR_BYTES)
     }
   }
@@ -184,31 +189,40 @@ export class SimDiskImage {
     const at = offsetBytes % SECTOR_BYTES
     bytes[at] = (bytes[at] as number) ^ (1 << prng.intInclusive(0, 7))
     this.#dirty.delete(sector)
-    this.#store(sector, bytes)
+    this.#store(sector * SECTOR_BYTES, bytes)
     this.onChange(sector * SECTOR_BYTES, SECTOR_BYTES)
   }
 
-  #putSector(sector: number, sequence: number, bytes: Uint8Array): void {
-    const dirty = this.#dirty.get(sector)
-    if (dirty === undefined) {
-      const base = this.read(sector * SECTOR_BYTES, SECTOR_BYTES)
-      this.#dirty.set(sector, { base, versions: [{ sequence, bytes }] })
-    } else {
-      if (dirty.versions.length === VERSIONS_MAX) dirty.base = (dirty.versions.shift() as Version).bytes
-      dirty.versions.push({ sequence, bytes })
+  /** New content for a part of a page, not longer than the page; the buffer is the image's from now on. */
+  #putPart(offsetBytes: number, sequence: number, bytes: Uint8Array): void {
+    const within = offsetBytes % PAGE_BYTES
+    const number = (offsetBytes - within) / PAGE_BYTES
+    const before = this.#pages.get(number)
+    for (let at = 0; at < bytes.length; at += SECTOR_BYTES) {
+      const version = { sequence, bytes: bytes.subarray(at, at + SECTOR_BYTES) }
+      const sector = (offsetBytes + at) / SECTOR_BYTES
+      const dirty = this.#dirty.get(sector)
+      if (dirty === undefined) {
+        const base = before === undefined ? ZERO_SECTOR : before.subarray(within + at, within + at + SECTOR_BYTES)
+        this.#dirty.set(sector, { base, versions: [version] })
+      } else {
+        if (dirty.versions.length === VERSIONS_MAX) dirty.base = (dirty.versions.shift() as Version).bytes
+        dirty.versions.push(version)
+      }
     }
-    this.#store(sector, bytes)
+    this.#store(offsetBytes, bytes)
   }
 
-  #store(sector: number, bytes: Uint8Array): void {
-    const offsetBytes = sector * SECTOR_BYTES
-    const number = Math.floor(offsetBytes / PAGE_BYTES)
-    let page = this.#pages.get(number)
-    if (page === undefined) {
-      page = new Uint8Array(PAGE_BYTES)
-      this.#pages.set(number, page)
+  /** A page is never changed, only replaced: what it held before may be the durable content of its sectors. */
+  #store(offsetBytes: number, bytes: Uint8Array): void {
+    const within = offsetBytes % PAGE_BYTES
+    const number = (offsetBytes - within) / PAGE_BYTES
+    let page = bytes
+    if (bytes.length < PAGE_BYTES) {
+      page = this.#pages.get(number)?.slice() ?? new Uint8Array(PAGE_BYTES)
+      page.set(bytes, within)
     }
-    page.set(bytes, offsetBytes % PAGE_BYTES)
+    this.#pages.set(number, page)
   }
 
   #checkRange(offsetBytes: number, lengthBytes: number): void {

@@ -15,7 +15,7 @@ import type { Disk, DiskDone, DiskError, DiskErrorCode, DiskExtent } from '../ru
 import { PAGE_BYTES, SimDiskImage } from './disk-image.ts'
 import type { Report } from './failure.ts'
 import type { Life, Scheduler } from './scheduler.ts'
-import { hashBytes } from './trace.ts'
+import { hashOf } from './trace.ts'
 
 export interface DiskConfig {
   readonly latencyUsMin: number
@@ -54,7 +54,7 @@ interface Operation {
   readonly lengthBytes: number
   /** Of a write: the caller's buffer, and what it held at submission. */
   readonly data: Uint8Array | undefined
-  readonly dataHash: string
+  readonly dataHash: number
   readonly unmap: boolean
   /** Of a flush: the writes that it covers. */
   readonly flushSequence: number
@@ -137,7 +137,7 @@ export class SimDiskDevice {
       offsetBytes,
       lengthBytes,
       data,
-      dataHash: data === undefined ? '' : hashBytes(data),
+      dataHash: data === undefined ? 0 : hashOf(data),
       unmap: unmap ?? false,
       flushSequence: this.image.sequence,
     }
@@ -173,7 +173,7 @@ export class SimDiskDevice {
     else if (data === undefined) {
       this.image.zero(offsetBytes, lengthBytes, operation.unmap && this.config.discardZeroes)
     } else {
-      if (hashBytes(data) !== operation.dataHash) {
+      if (hashOf(data) !== operation.dataHash) {
         this.#report('disk-contract', `${this.name}: buffer of write ${offsetBytes}+${lengthBytes} changed before done`)
       }
       this.image.write(offsetBytes, data)

@@ -90,6 +90,7 @@ export class SimHost {
   #powered = true
   #process: Process | undefined
   #starts = 0
+  #boots = 1
   #promoting = false
   #coarseStatus = ''
   #currentUuid = 0n
@@ -119,6 +120,7 @@ export class SimHost {
   start(): void {
     if (!this.#powered) {
       this.#powered = true
+      this.#boots++
       this.#parts.network.powerOn(this.name)
     }
     if (this.#process !== undefined) return
@@ -135,6 +137,7 @@ export class SimHost {
     const ports: ReplicaPorts = {
       clock: new SimClock(scheduler, prngOfLife.fork('clock'), this.#parts.clock, { host: this.name, life }),
       entropy: new SimEntropy(prngOfLife.fork('entropy')),
+      bootId: prng.fork(`boot ${this.#boots}`).u64(),
       network: network.port(this.name, life),
       digests: new SimDigests(),
       handlers: handlerPort,

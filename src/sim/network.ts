@@ -18,7 +18,7 @@ import type { Link, LinkHandler, Network } from '../runtime/ports.ts'
 import type { Report } from './failure.ts'
 import { POISON } from './poisoning-pool.ts'
 import type { Life, Scheduled, Scheduler } from './scheduler.ts'
-import { hashBytes } from './trace.ts'
+import { hashBytes, hashOf } from './trace.ts'
 
 export type HostName = 'a' | 'b'
 export const otherHost = (host: HostName): HostName => (host === 'a' ? 'b' : 'a')
@@ -46,6 +46,8 @@ export const NETWORK_DEFAULTS: NetworkConfig = {
 /** Pause before a lost SYN or a segment that met a partition is tried again. */
 const RETRANSMIT_US = 200_000
 const PUMP_DELAY_US_MAX = 20
+/** What leaves at once is cut into about twice so many segments, however much it is: a whole resync in small ones takes seconds. */
+const BULK_SEGMENTS = 64
 
 interface Listener {
   readonly life: Life
@@ -397,7 +399,7 @@ export class SimLink implements Link {
   #handler: LinkHandler | undefined
   #paused = false
   /** Sent and not yet handed to the operating system, each with the hash of what it held when it was sent. */
-  #queue: { readonly bytes: Uint8Array; readonly hash: string; takenBytes: number }[] = []
+  #queue: { readonly bytes: Uint8Array; readonly hash: number; takenBytes: number }[] = []
   #queuedBytes = 0
   /** Received and not yet read; `undefined` is the end of the stream. */
   #unread: (Uint8Array | undefined)[] = []
@@ -432,7 +434,7 @@ export class SimLink implements Link {
     if (!this.#open) return
     for (const bytes of chunks) {
       if (bytes.length === 0) continue
-      this.#queue.push({ bytes, hash: hashBytes(bytes), takenBytes: 0 })
+      this.#queue.push({ bytes, hash: hashOf(bytes), takenBytes: 0 })
       this.#queuedBytes += bytes.length
     }
     this.#schedulePump()
@@ -521,9 +523,10 @@ export class SimLink implements Link {
     const room = this.#network.config.bufferBytes - this.outgoing.heldBytes
     const bytes = this.#takeQueued(room)
     this.outgoing.heldBytes += bytes.length
+    const segmentBytesMax = Math.max(this.#network.config.segmentBytesMax, Math.ceil(bytes.length / BULK_SEGMENTS))
     for (let at = 0; at < bytes.length; ) {
-      const segmentBytes = Math.min(this.#drawSegmentBytes(), bytes.length - at)
-      this.outgoing.push(bytes.slice(at, at + segmentBytes))
+      const segmentBytes = Math.min(this.#drawSegmentBytes(segmentBytesMax), bytes.length - at)
+      this.outgoing.push(bytes.subarray(at, at + segmentBytes))
       at += segmentBytes
     }
     if (bytes.length > 0 && this.#queue.length === 0) this.#handler?.onDrain()
@@ -541,7 +544,7 @@ export class SimLink implements Link {
       first.takenBytes += part.length
       if (first.takenBytes < first.bytes.length) break
       this.#queue.shift()
-      if (hashBytes(first.bytes) !== first.hash) {
+      if (hashOf(first.bytes) !== first.hash) {
         const what = `a buffer of ${first.bytes.length} bytes changed while queued`
         this.#network.report('link-contract', `${this.name}: ${what}`)
       }
@@ -551,10 +554,10 @@ export class SimLink implements Link {
   }
 
   /** Borders anywhere: often large pieces, sometimes a few bytes, so that every parser sees every split. */
-  #drawSegmentBytes(): number {
+  #drawSegmentBytes(segmentBytesMax: number): number {
     const prng = this.#network.prng
     if (prng.chance(1, 8)) return prng.intInclusive(1, 24)
-    return prng.intInclusive(1, this.#network.config.segmentBytesMax)
+    return prng.intInclusive(1, segmentBytesMax)
   }
 
   // ---- receiving ------------------------------------------------------------------------------------------------------

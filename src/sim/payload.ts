@@ -11,6 +11,7 @@
 // a hash of its bytes as its value.
 
 import { SECTOR_BYTES } from '../base/units.ts'
+import { isAllZero } from './bytes.ts'
 import { hashBytes } from './trace.ts'
 
 const MAGIC = 0x5ec70a5e
@@ -65,9 +66,4 @@ export function decodeSectors(bytes: Uint8Array, sector: number): SectorValue[] 
     values.push(decodeSector(bytes.subarray(at, at + SECTOR_BYTES), sector + at / SECTOR_BYTES))
   }
   return values
-}
-
-function isAllZero(bytes: Uint8Array): boolean {
-  for (let i = 0; i < SECTOR_BYTES; i++) if (bytes[i] !== 0) return false
-  return true
 }

@@ -53,7 +53,10 @@ export class Trace {
 }
 
 /** A hash of bytes for trace lines: two runs that differ only in content differ in their traces as well. */
-export function hashBytes(bytes: Uint8Array): string {
+export const hashBytes = (bytes: Uint8Array): string => hex(hashOf(bytes))
+
+/** The same as a number, for who only wants to know whether bytes have changed. */
+export function hashOf(bytes: Uint8Array): number {
   let hash = 0x811c9dc5 ^ bytes.length
   const fours = bytes.length - (bytes.length % 4)
   const view = new DataView(bytes.buffer, bytes.byteOffset, fours)
@@ -63,7 +66,7 @@ export function hashBytes(bytes: Uint8Array): string {
     hash ^= hash >>> 15
   }
   for (let i = fours; i < bytes.length; i++) hash = Math.imul(hash ^ (bytes[i] as number), 0x01000193)
-  return hex(hash)
+  return hash
 }
 
 const hex = (value: number): string => (value >>> 0).toString(16).padStart(8, '0')

@@ -42,8 +42,8 @@ describe('P_ORDER', () => {
     const peer = connecting({ order })
     const types = peer.received.map(({ packet }) => packet.type)
     assert.deepEqual(
-      types.slice(-5),
-      ['P_PROTOCOL', 'P_ORDER', 'P_SYNC_PARAM89', 'P_SIZES', 'P_UUIDS', 'P_STATE'].slice(-5),
+      types.slice(-6),
+      ['P_PROTOCOL', 'P_ORDER', 'P_BOOT_ID', 'P_SYNC_PARAM89', 'P_SIZES', 'P_UUIDS', 'P_STATE'].slice(-6),
     )
     assert.equal(types[types.indexOf('P_ORDER') - 1], 'P_PROTOCOL')
     assert.deepEqual(peer.one('P_ORDER'), {
@@ -90,6 +90,20 @@ describe('P_ORDER', () => {
     const peer = connecting({}, 15)
     peer.onData(ORDER)
     assert.match(peer.host.engine.connection.reason ?? '', /P_ORDER from a peer that did not announce/)
+  })
+})
+
+describe('P_BOOT_ID', () => {
+  it('goes to a peer of ours under every order, and never to a kernel', () => {
+    assert.equal(connecting({}).one('P_BOOT_ID').type, 'P_BOOT_ID')
+    assert.equal(connecting({ order: orderSettings('auto') }).one('P_BOOT_ID').type, 'P_BOOT_ID')
+    assert.deepEqual(connecting({}, 15).taken('P_BOOT_ID'), [])
+  })
+
+  it('from a peer that did not announce the extension: an error', () => {
+    const peer = connecting({}, 15)
+    peer.onData({ type: 'P_BOOT_ID', volume: 0, bootId: 1n })
+    assert.match(peer.host.engine.connection.reason ?? '', /P_BOOT_ID from a peer that did not announce/)
   })
 })
 

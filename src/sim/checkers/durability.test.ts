@@ -110,6 +110,54 @@ test('a write under way during the loss may take effect before or after it', () 
   }
 })
 
+test('a write that is answered after the loss may have been overwritten before it, by what is left', () => {
+  for (const what of ['unanswered', 'unflushed'] as const) {
+    for (const fua of [false, true]) {
+      const across = script()
+      const write = across.ask('write', 1, fua)
+      across.write(2, true).lose(what)
+      across.history.complete(write, 'done')
+      assert.equal(across.read(2).verdict, undefined, `${what}, FUA ${fua}`)
+    }
+  }
+  // In doubt over two losses.
+  const twice = script()
+  const early = twice.ask('write', 1, true)
+  twice.write(2, true).lose().read(2).lose()
+  twice.history.complete(early, 'done')
+  assert.equal(twice.read(2).verdict, undefined)
+  // Over a loss after which nobody looked.
+  for (const answered of [1, 2]) {
+    const unseen = script()
+    const before = unseen.ask('write', 1, true)
+    unseen.write(2, true).lose('unanswered')
+    if (answered === 1) unseen.history.complete(before, 'done')
+    unseen.lose('unanswered')
+    if (answered === 2) unseen.history.complete(before, 'done')
+    assert.equal(unseen.read(2).verdict, undefined, `answered after loss ${answered}`)
+  }
+})
+
+test('a write that is answered after the loss is not lost if what is left was there before it began', () => {
+  const lost = script().write(2, true)
+  const write = lost.ask('write', 1, true)
+  lost.lose()
+  lost.history.complete(write, 'done')
+  assert.equal(lost.read(2).verdict, 'linearizability')
+  // Nor if a reader saw it after what is left.
+  const seen = script()
+  const early = seen.ask('write', 1, true)
+  seen.write(2, true).read(2).read(1).lose()
+  seen.history.complete(early, 'done')
+  assert.equal(seen.read(2).verdict, 'linearizability')
+  // Nor by zeroes that were there from the beginning.
+  const zero = script()
+  const plain = zero.ask('write', 1)
+  zero.lose('unanswered')
+  zero.history.complete(plain, 'done')
+  assert.equal(zero.read(0).verdict, 'linearizability')
+})
+
 test('a zeroing of unknown outcome, long ago, takes nothing from what may survive', () => {
   const zeroed = script()
   zeroed.history.complete(zeroed.ask('write', 0), 'unknown')

@@ -9,7 +9,8 @@
 //     flush was asked for after its answer and before the loss, and answered, be it after the loss: who answers a flush
 //     says that all that was answered before it is there to stay.
 //
-// A write under way during the loss may take effect in either part; a read under way during the loss is not judged. An
+// A write under way during the loss may take effect in either part: if it is answered afterwards, either the value from before
+// is one that may have overwritten it already, or it is part of the new one. A read under way during the loss is not judged. An
 // answer that comes after a loss of caches may have been on its way already, from a cache that is lost: such a write may be
 // gone, unless it was FUA. If zeroing makes it unclear whether a read of zero saw old or new content, the reader gets the
 // benefit.
@@ -77,7 +78,8 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
   // The same for the time since caches were lost last: what only processes that died left in them may go with them later.
   let cached = { startsAt: Number.NEGATIVE_INFINITY, cachesLost: false, candidates }
   for (const [index, part] of parts.entries()) {
-    const operations = operationsBetween(history, part)
+    const { startsAt } = part
+    const operations = withoutOverwritten(history, { startsAt, operations: operationsBetween(history, part), initial })
     const violation = checkRegister(operations, initial)
     if (violation !== undefined) {
       const values = violation.values.map(describeValue).join('; ')
@@ -89,8 +91,8 @@ function checkSector(history: SectorHistory): HistoryViolation | undefined {
     if (loss === undefined || next === undefined) break
     const before =
       loss.what === 'unflushed'
-        ? { operations: operationsBetween(history, { ...cached, endsAt }), candidates: cached.candidates }
-        : { operations, candidates }
+        ? { ...cached, operations: operationsBetween(history, { ...cached, endsAt }) }
+        : { startsAt, operations, candidates }
     const allowed = valuesThatMaySurvive(history, { ...before, loss })
     const survivor = survivingValue(operationsBetween(history, next), allowed)
     if ('message' in survivor) {
@@ -123,6 +125,48 @@ function operationsBetween(
   return inside
 }
 
+/**
+ * The operations of a part, with the answers left out of those writes that were under way at its start and may have been
+ * overwritten before by what was left then: nothing says that they took effect later.
+ */
+function withoutOverwritten(
+  history: SectorHistory,
+  {
+    startsAt,
+    operations,
+    initial,
+  }: { startsAt: number; operations: readonly RegisterOperation[]; initial: SectorValue },
+): readonly RegisterOperation[] {
+  return operations.map((operation) =>
+    operation.kind === 'write' && mayBeOverwritten(history, operation, { by: initial, before: startsAt })
+      ? { ...operation, completedAt: undefined }
+      : operation,
+  )
+}
+
+/**
+ * Whether a write that was under way at the time `before` may have taken effect earlier and been overwritten by a value
+ * that was there at that time: not if that value was there before the write began, or before a reader saw the write.
+ */
+function mayBeOverwritten(
+  { operations }: SectorHistory,
+  write: RegisterOperation,
+  { by, before }: { by: SectorValue; before: number },
+): boolean {
+  if (write.invokedAt >= before) return false
+  // Zeroes are written more than once: any of them may be what is left, and no read tells which one it saw.
+  let thereSince = Number.NEGATIVE_INFINITY
+  let seenUntil = write.invokedAt
+  const seen: number[] = []
+  for (const { kind, value, invokedAt, completedAt = Number.POSITIVE_INFINITY } of operations) {
+    if (kind === 'write' && value === by && invokedAt < before) thereSince = Math.max(thereSince, completedAt)
+    else if (kind === 'read' && value === by && by !== ZERO_VALUE) seen.push(completedAt)
+    else if (kind === 'read' && value === write.value && value !== ZERO_VALUE && completedAt < before)
+      seenUntil = Math.max(seenUntil, invokedAt)
+  }
+  return seenUntil <= Math.min(thereSince, ...seen)
+}
+
 /** When the flushes that were answered had been asked for. */
 function flushTimes(requests: readonly LoggedRequest[]): number[] {
   return requests
@@ -132,22 +176,29 @@ function flushTimes(requests: readonly LoggedRequest[]): number[] {
 
 function valuesThatMaySurvive(
   history: SectorHistory,
-  part: { operations: readonly RegisterOperation[]; candidates: ReadonlySet<SectorValue>; loss: Loss },
+  part: {
+    startsAt: number
+    operations: readonly RegisterOperation[]
+    candidates: ReadonlySet<SectorValue>
+    loss: Loss
+  },
 ): Set<SectorValue> {
-  // The newest invocation among durable writes: what was complete before it is overwritten for good.
-  let durableSince = Number.NEGATIVE_INFINITY
   let lastFlushInvokedAt = Number.NEGATIVE_INFINITY
   for (const flush of history.durableFrom) {
     if (flush < part.loss.at) lastFlushInvokedAt = Math.max(lastFlushInvokedAt, flush)
   }
   const writes = part.operations.filter((operation) => operation.kind === 'write')
-  for (const write of writes) {
-    if (write.completedAt === undefined) continue
-    const durable =
-      part.loss.what === 'unanswered' || history.fua.has(write.invokedAt) || write.completedAt < lastFlushInvokedAt
-    if (durable) durableSince = Math.max(durableSince, write.invokedAt)
+  const durable = writes.filter(
+    ({ invokedAt, completedAt }) =>
+      completedAt !== undefined &&
+      (part.loss.what === 'unanswered' || history.fua.has(invokedAt) || completedAt < lastFlushInvokedAt),
+  )
+  const allowed = new Set<SectorValue>()
+  for (const by of part.candidates) {
+    if (durable.every((write) => mayBeOverwritten(history, write, { by, before: part.startsAt }))) allowed.add(by)
   }
-  const allowed = new Set<SectorValue>(durableSince === Number.NEGATIVE_INFINITY ? part.candidates : [])
+  // The newest invocation among durable writes: what was complete before it is overwritten for good.
+  const durableSince = Math.max(Number.NEGATIVE_INFINITY, ...durable.map((write) => write.invokedAt))
   for (const write of writes) {
     if ((write.completedAt ?? Number.POSITIVE_INFINITY) >= durableSince) allowed.add(write.value)
   }

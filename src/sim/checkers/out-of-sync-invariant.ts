@@ -8,6 +8,7 @@
 
 import type { Prng } from '../../base/prng.ts'
 import { BLOCK_BYTES, SECTOR_BYTES } from '../../base/units.ts'
+import { sameBytes } from '../bytes.ts'
 import type { SimDiskImage } from '../disk-image.ts'
 import { internalDataBytes, type ReadImage, type RecoveredBitmap, readRecoveredBitmap } from './recovered-bitmap.ts'
 
@@ -114,24 +115,18 @@ export class OutOfSyncInvariant {
 
   #isEqualNow(block: number, inA: Uint8Array | undefined, inB: Uint8Array | undefined): boolean {
     const lengthBytes = Math.min(BLOCK_BYTES, this.#dataBytes - block * BLOCK_BYTES)
-    return isEqual(inA ?? ZERO_BLOCK, inB ?? ZERO_BLOCK, lengthBytes)
+    return sameBytes(inA ?? ZERO_BLOCK, inB ?? ZERO_BLOCK, lengthBytes)
   }
 
   #isEqual(block: number, readA: ReadImage, readB: ReadImage): boolean {
     const offsetBytes = block * BLOCK_BYTES
     const lengthBytes = Math.min(BLOCK_BYTES, this.#dataBytes - offsetBytes)
-    return isEqual(readA(offsetBytes, lengthBytes), readB(offsetBytes, lengthBytes), lengthBytes)
+    return sameBytes(readA(offsetBytes, lengthBytes), readB(offsetBytes, lengthBytes), lengthBytes)
   }
 }
 
 /** A block is a page of an image. */
 const ZERO_BLOCK = new Uint8Array(BLOCK_BYTES)
-
-function isEqual(a: Uint8Array, b: Uint8Array, lengthBytes: number): boolean {
-  if (a === b) return true
-  for (let i = 0; i < lengthBytes; i++) if (a[i] !== b[i]) return false
-  return true
-}
 
 const readerOf =
   (image: SimDiskImage): ReadImage =>
