@@ -53,9 +53,13 @@ interface DiskOperation {
 class PairDisk implements Disk {
   readonly sizeBytes = DEVICE_BYTES
   readonly discardZeroes = true
-  readonly image = new SimDiskImage(DEVICE_BYTES)
+  readonly image: SimDiskImage
   readonly queue: DiskOperation[] = []
   #count = 0
+
+  constructor(image: SimDiskImage) {
+    this.image = image
+  }
 
   read(offsetBytes: number, lengthBytes: number, done: DiskDone): void {
     this.#submit('read', { offsetBytes, lengthBytes }, () => done(undefined, this.image.read(offsetBytes, lengthBytes)))
@@ -163,6 +167,18 @@ class PairLink implements Link {
   }
 }
 
+/** What does not depend on a run is made once: a run is begun anew for every fork. */
+const NEW_DISKS: Readonly<Record<HostName, SimDiskImage>> = { a: newDisk(1n), b: newDisk(2n) }
+const BUFFERS: Readonly<Record<HostName, PoisoningPool>> = { a: new PoisoningPool(), b: new PoisoningPool() }
+
+function newDisk(deviceUuid: bigint): SimDiskImage {
+  const image = new SimDiskImage(DEVICE_BYTES)
+  const layout = internalLayout(DEVICE_BYTES, DEFAULT_AL_GEOMETRY)
+  const options = { layout, geometry: DEFAULT_AL_GEOMETRY, alExtents: 67, deviceUuid, kind: 'internal' as const }
+  for (const { offsetBytes, data } of createMetadata(options)) image.write(offsetBytes, data)
+  return image
+}
+
 interface Alarm {
   readonly atMs: number
   readonly fire: () => void
@@ -212,19 +228,20 @@ class PairClock implements Clock {
 class PairHost {
   readonly name: HostName
   readonly clock = new PairClock()
-  readonly disk = new PairDisk()
+  readonly disk: PairDisk
   readonly links: PairLink[] = []
   readonly replica: ReplicaApi
   listening: ((link: Link) => void) | undefined
 
   constructor(name: HostName, pair: Pair, settings: ResourceSettings, createReplica: CreateReplica) {
     this.name = name
+    this.disk = new PairDisk(NEW_DISKS[name].copy())
     const ports: ReplicaPorts = {
       clock: this.clock,
       entropy: new SimEntropy(new Prng(name === 'a' ? 1 : 2)),
       network: pair.networkOf(this),
       digests: new SimDigests(),
-      buffers: new PoisoningPool(),
+      buffers: BUFFERS[name],
       handlers: { run: () => {} },
       openDevices: (_volume, done) =>
         pair.soon(() => done(undefined, { data: this.disk, meta: this.disk, metaIndex: 'internal' })),
@@ -243,7 +260,6 @@ export class Pair {
   constructor(settings: ResourceSettings, createReplica: CreateReplica) {
     const host = (name: HostName): PairHost => new PairHost(name, this, settings, createReplica)
     this.hosts = { a: host('a'), b: host('b') }
-    for (const { disk, name } of this.#all) format(disk.image, name)
     const side = (name: HostName) => ({ name, image: this.hosts[name].disk.image })
     this.invariant = new OutOfSyncInvariant(side('a'), side('b'))
     this.#boot()
@@ -400,11 +416,4 @@ export class Pair {
     if (atMs === Number.POSITIVE_INFINITY) throw new CheckFailure('boot', 'nothing will happen any more', 'no-progress')
     for (const { clock } of this.#all) clock.advanceTo(atMs)
   }
-}
-
-function format(image: SimDiskImage, name: HostName): void {
-  const layout = internalLayout(DEVICE_BYTES, DEFAULT_AL_GEOMETRY)
-  const deviceUuid = name === 'a' ? 1n : 2n
-  const options = { layout, geometry: DEFAULT_AL_GEOMETRY, alExtents: 67, deviceUuid, kind: 'internal' as const }
-  for (const { offsetBytes, data } of createMetadata(options)) image.write(offsetBytes, data)
 }
