@@ -81,6 +81,8 @@ const CONNECTED_STATES: ReadonlySet<string> = new Set([
 export class SimHost {
   readonly name: HostName
   readonly device: SimDiskDevice
+  /** The configuration that the next process reads. */
+  settings: ResourceSettings
   /** Whether the host becomes Primary as soon as it may. */
   wantsPrimary = false
   /** Result of the last attach and connect of the present process. */
@@ -97,6 +99,7 @@ export class SimHost {
   constructor(name: HostName, parts: HostParts) {
     this.name = name
     this.device = parts.device
+    this.settings = parts.settings
     this.#parts = parts
   }
 
@@ -157,7 +160,7 @@ export class SimHost {
         if (life.alive) this.#onStatusChange()
       },
     }
-    const replica = this.#parts.createReplica(this.#parts.settings, ports, this.name)
+    const replica = this.#parts.createReplica(this.settings, ports, this.name)
     const started: Process = {
       life,
       replica,
@@ -267,7 +270,7 @@ export class SimHost {
   }
 
   #bringUp(): void {
-    const { volumes } = this.#parts.settings
+    const { volumes } = this.settings
     const attach = (index: number): void => {
       const volume = volumes[index]
       if (volume === undefined) {
