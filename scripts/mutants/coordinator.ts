@@ -1,7 +1,7 @@
 // Mistakes that the order of the coordinator could have: who writes when, what counts as an acknowledgement, and what becomes
 // of writes that had asked when somebody is lost.
 
-import { type Mutant, mutant } from './mutant.ts'
+import { foundBy, type Mutant, mutant } from './mutant.ts'
 
 const ORDER = 'engine/order/coordinator.ts'
 const ASKED = 'engine/asked-writes.ts'
@@ -40,13 +40,18 @@ const order: readonly Mutant[] = [
     'write.orderedAt = this.#io.peer.nextPosition()',
     'write.orderedAt = 0',
   ),
-  mutant(
-    'later-write-of-the-coordinator-first',
-    'a write of the coordinator is written before an earlier one that was ordered and is not at the disk yet',
-    ORDER,
-    'return own.orderedAt < incoming.position',
-    'return own.orderedAt > incoming.position',
-  ),
+  {
+    name: 'later-write-of-the-coordinator-first',
+    what: 'a write of the coordinator is written before an earlier one that was ordered and is not at the disk yet',
+    edits: [
+      {
+        file: ORDER,
+        find: 'return own.orderedAt < incoming.position',
+        replace: 'return own.orderedAt > incoming.position',
+      },
+    ],
+    by: { scenario: 'chains-of-overlapping-writes' },
+  },
   mutant(
     'coordinator-does-not-wait',
     'a write that asks is ordered while an overlapping one of the coordinator is at the disk',
@@ -54,12 +59,15 @@ const order: readonly Mutant[] = [
     'goesFirst(own, incoming, this.#host.isTarget)) ? ',
     'own.sector < 0 && goesFirst(own, incoming, this.#host.isTarget)) ? ',
   ),
-  mutant(
-    'promotion-under-writes',
-    'a host consents to the promotion of its peer while writes are under way that did not ask',
-    ORDER,
-    'this.#unordered.whenNone(consent)',
-    'consent()',
+  foundBy(
+    'role-change-under-load',
+    mutant(
+      'promotion-under-writes',
+      'a host consents to the promotion of its peer while writes are under way that did not ask',
+      ORDER,
+      'this.#unordered.whenNone(consent)',
+      'consent()',
+    ),
   ),
 ]
 

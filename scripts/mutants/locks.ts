@@ -1,6 +1,6 @@
 // Mistakes that locks on extents could have, alone and under `auto`.
 
-import { type Edit, type Mutant, mutant } from './mutant.ts'
+import { type Edit, foundBy, type Mutant, mutant } from './mutant.ts'
 
 const LOCKS = 'engine/order/extent-locks.ts'
 const LOCK_EXTENTS = 'engine/order/lock-extents.ts'
@@ -78,12 +78,15 @@ const held: readonly Mutant[] = [
     'if (!this.host.connected || !this.host.peerMayWrite) {',
     'if (!this.host.connected || !this.host.peerMayWrite || !this.host.holdsFlag) {',
   ),
-  mutant(
-    'promotion-under-unlocked-writes',
-    'a host consents to the promotion of its peer while writes are under way that have no lock',
-    LOCK_EXTENTS,
-    'this.#unordered.whenNone(consent)',
-    'consent()',
+  foundBy(
+    'role-change-under-load',
+    mutant(
+      'promotion-under-unlocked-writes',
+      'a host consents to the promotion of its peer while writes are under way that have no lock',
+      LOCK_EXTENTS,
+      'this.#unordered.whenNone(consent)',
+      'consent()',
+    ),
   ),
 ]
 

@@ -241,3 +241,30 @@ scenario('contested-extents-are-shared-and-locked-again', { seeds: 10, world: { 
   expect(alone.confirmed > 0 && shared.moved === 0 && shared.asked > 0, `duel: ${JSON.stringify(shared)}`, 'auto')
   expect(locked.moved === 0 && locked.asked === 0, `alone: ${JSON.stringify(locked)}`, 'auto')
 })
+
+// Goal: writes of which each overlaps the next one in part, but not the one after: one waits for a disk, and a later one, which
+// does not meet what it waits for, may not pass it.
+scenario(
+  'chains-of-overlapping-writes',
+  {
+    seeds: 20,
+    world: {
+      order: 'coordinator',
+      network: { delayUsMin: 20, delayUsMax: 100, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 4_000, slowPerMille: 0 },
+    },
+  },
+  (world) => {
+    const workload = new Workload(world, {
+      clientsPerHost: 3,
+      inFlightMax: 4,
+      requestsPerClient: 150,
+      region: { sector: 8, sectors: 40 },
+      hotBlocks: 0,
+      requestSectorsMax: 7,
+      pauseUsMax: 50,
+      weights: { read: 2, write: 10, fua: 0, zero: 1, flush: 0 },
+    })
+    world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
+  },
+)
