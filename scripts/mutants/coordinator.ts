@@ -1,7 +1,7 @@
 // Mistakes that the order of the coordinator could have: who writes when, what counts as an acknowledgement, and what becomes
 // of writes that had asked when somebody is lost.
 
-import { foundBy, type Mutant, mutant } from './mutant.ts'
+import { foundBy, foundExploring, type Mutant, mutant } from './mutant.ts'
 
 const ORDER = 'engine/order/coordinator.ts'
 const ASKED = 'engine/asked-writes.ts'
@@ -33,12 +33,15 @@ const order: readonly Mutant[] = [
       },
     ],
   },
-  mutant(
-    'write-now-position-ignored',
-    'a write that was ordered does not wait for writes of the coordinator received before',
-    ASKED,
-    'write.orderedAt = this.#io.peer.nextPosition()',
-    'write.orderedAt = 0',
+  foundExploring(
+    'two-writes-equal',
+    mutant(
+      'write-now-position-ignored',
+      'a write that was ordered does not wait for writes of the coordinator received before',
+      ASKED,
+      'write.orderedAt = this.#io.peer.nextPosition()',
+      'write.orderedAt = 0',
+    ),
   ),
   {
     name: 'later-write-of-the-coordinator-first',
@@ -60,7 +63,7 @@ const order: readonly Mutant[] = [
     'own.sector < 0 && goesFirst(own, incoming, this.#host.isTarget)) ? ',
   ),
   foundBy(
-    'role-change-under-load',
+    'promotion-meets-writes',
     mutant(
       'promotion-under-writes',
       'a host consents to the promotion of its peer while writes are under way that did not ask',

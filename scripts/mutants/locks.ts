@@ -1,6 +1,6 @@
 // Mistakes that locks on extents could have, alone and under `auto`.
 
-import { type Edit, foundBy, type Mutant, mutant } from './mutant.ts'
+import { type Edit, foundBy, foundExploring, type Mutant, mutant } from './mutant.ts'
 
 const LOCKS = 'engine/order/extent-locks.ts'
 const LOCK_EXTENTS = 'engine/order/lock-extents.ts'
@@ -15,8 +15,8 @@ const GRANTED_IN_USE: readonly Edit[] = [
   },
   {
     file: LOCKS,
-    find: '      assert(lock !== undefined && lock.uses > 0, `the lock of extent ${extent} is released more often than taken`)\n',
-    replace: '      if (lock === undefined || lock.uses === 0) continue\n',
+    find: 'assert(lock !== undefined && lock.uses > 0, ',
+    replace: 'if (lock === undefined || lock.uses === 0) continue\n      assert(lock.uses > 0, ',
   },
 ]
 
@@ -79,7 +79,7 @@ const held: readonly Mutant[] = [
     'if (!this.host.connected || !this.host.peerMayWrite || !this.host.holdsFlag) {',
   ),
   foundBy(
-    'role-change-under-load',
+    'promotion-meets-writes',
     mutant(
       'promotion-under-unlocked-writes',
       'a host consents to the promotion of its peer while writes are under way that have no lock',
@@ -91,19 +91,25 @@ const held: readonly Mutant[] = [
 ]
 
 const waiting: readonly Mutant[] = [
-  mutant(
-    'spanning-write-locks-out-of-order',
-    'a write over several extents keeps the locks that are there while it waits for lower ones',
-    LOCKS,
-    '  #keep(write: LocalWrite, next: number): number {\n',
-    `  #keep(write: LocalWrite, next: number): number {\n${KEPT_OUT_OF_ORDER}`,
+  foundExploring(
+    'two-writes-spanning',
+    mutant(
+      'spanning-write-locks-out-of-order',
+      'a write over several extents keeps the locks that are there while it waits for lower ones',
+      LOCKS,
+      '  #keep(write: LocalWrite, next: number): number {\n',
+      `  #keep(write: LocalWrite, next: number): number {\n${KEPT_OUT_OF_ORDER}`,
+    ),
   ),
-  mutant(
-    'crossing-requests-both-wait',
-    'of two requests that cross neither is granted',
-    LOCKS,
-    'else if (this.#host.holdsFlag) this.#want(lock)',
-    'else if (lock.uses >= 0) this.#want(lock)',
+  foundExploring(
+    'two-writes-equal',
+    mutant(
+      'crossing-requests-both-wait',
+      'of two requests that cross neither is granted',
+      LOCKS,
+      'else if (this.#host.holdsFlag) this.#want(lock)',
+      'else if (lock.uses >= 0) this.#want(lock)',
+    ),
   ),
   mutant(
     'crossing-requests-both-granted',
@@ -177,17 +183,20 @@ export const autoMutants: readonly Mutant[] = [
       ...GRANTED_IN_USE,
       {
         file: LOCKS,
-        find: "assert(lock.shared && lock.state === 'mine' && lock.uses === 0, `extent ${lock.extent} is shared and not in use`)",
-        replace: 'lock.uses = 0',
+        find: "assert(lock.shared && lock.state === 'mine' && lock.uses === 0, ",
+        replace: 'lock.uses = 0\n    assert(lock.shared, ',
       },
     ],
   },
-  mutant(
-    'share-not-told',
-    'the coordinator shares an extent, and its grant does not say so',
-    LOCKS,
-    'this.#host.sendLockGrant(extent, { shared: true, keptMs })',
-    'this.#host.sendLockGrant(extent, { shared: false, keptMs })',
+  foundExploring(
+    'two-writes-equal-shared',
+    mutant(
+      'share-not-told',
+      'the coordinator shares an extent, and its grant does not say so',
+      LOCKS,
+      'this.#host.sendLockGrant(extent, { shared: true, keptMs })',
+      'this.#host.sendLockGrant(extent, { shared: false, keptMs })',
+    ),
   ),
   mutant(
     'share-not-heard',

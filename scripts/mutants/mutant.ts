@@ -27,3 +27,6 @@ export function mutant(name: string, what: string, file: string, find: string, r
 
 /** The same, found by a scenario. */
 export const foundBy = (scenario: string, found: Mutant): Mutant => ({ ...found, by: { scenario } })
+
+/** Or by exploring a plan. */
+export const foundExploring = (explore: string, found: Mutant): Mutant => ({ ...found, by: { explore } })

@@ -5,8 +5,8 @@
 //   sim --scenario NAME [--seeds N] [--first SEED]      N seeds of one scenario
 //   sim --scenario NAME --seed SEED [--trace]           one run; --trace prints every event
 //   --order NAME  plays under that order of writes (default for a scenario: what it says, else arbitration)
-//   sim --explore [NAME] [--jobs J]                     every interleaving of all small plans, of one, or of those it begins,
-//                                                       under each order
+//   sim --explore [NAME] [--jobs J]                     every interleaving of all small plans, of one, or of those it
+//                                                       begins, under each order
 //   --twice    runs each seed twice and demands the same trace
 //   --list     names the scenarios
 
@@ -119,7 +119,8 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
 /** Plans under each order, or the one that is asked for. */
 async function runExplorer(prefix: string, args: Arguments, parts: CommandParts): Promise<number> {
   const chosen = variants.filter(({ order }) => args.order === undefined || args.order === order)
-  const named = [...plans.values()].filter(({ name }) => name.startsWith(prefix))
+  const exact = plans.get(prefix)
+  const named = exact !== undefined ? [exact] : [...plans.values()].filter(({ name }) => name.startsWith(prefix))
   let worst: number | undefined
   for (const variant of chosen) {
     const names = named.filter(({ orders }) => orders.includes(variant.order)).map(({ name }) => name)

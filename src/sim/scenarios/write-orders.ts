@@ -268,3 +268,32 @@ scenario(
     world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
   },
 )
+
+// Goal: a host becomes Primary while the other one's writes are under way that did not reckon with it: it writes at once, in the
+// same place. The word that it may comes on another stream than those writes, and can overtake them.
+scenario(
+  'promotion-meets-writes',
+  { seeds: 20, world: { order: 'coordinator', network: { delayUsMin: 50, delayUsMax: 5_000, longDelayPerMille: 0 } } },
+  (world) => {
+    const name = coordinatorOf(world)
+    const host = world.host(name)
+    const client = world.client(name)
+    const draw = (): { sector: number; sectors: number } => ({
+      sector: 8 + world.prng.intInclusive(0, 8),
+      sectors: world.prng.intInclusive(1, 8),
+    })
+    const writes = { inFlightMax: 6, pauseUsMax: 20, region: { sector: 8, sectors: 16 }, hotBlocks: 0 }
+    const other = new Workload(world, { ...CROWDED, ...writes, hosts: [otherHost(name)], requestsPerClient: 2_000 })
+    for (let round = 0; round < 6; round++) {
+      host.wantsPrimary = false
+      host.command({ type: 'secondary' })
+      world.runUntil(() => !host.isPrimary, { stepsMax: 500_000, what: 'the demotion' })
+      runShortly(world)
+      world.wantPrimary(name)
+      world.runUntil(() => host.isPrimary, { stepsMax: 500_000, what: 'the promotion' })
+      const requests = [client.write(draw()), client.write(draw()), client.write(draw())]
+      for (const request of requests) world.settle(request)
+    }
+    other.stop()
+  },
+)
