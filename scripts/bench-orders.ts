@@ -1,5 +1,11 @@
 // The write orders beside each other: each with four workloads, at several delays of the link, in one run:
-// `npm run bench:orders [-- --seconds S] [--delay MS ...] [--order NAME ...] [--markdown]`. docs/write-orders.md has the result.
+// `npm run bench:orders [-- --seconds S] [--rounds N] [--delay MS ...] [--order NAME ...] [--workload NAME ...] [--markdown]`.
+// docs/write-orders.md has the result.
+//
+// All labs of one delay are up at once, idle but for the one that is measured. A round measures each order once with each
+// workload, the orders directly one after the other, so that what else the machine does meets all of them; figures are medians
+// over the rounds. At the end: `auto` is to be at least as fast as the better of the two orders that it is made of, less a
+// tenth, and no side below a quarter of the writes of a duel.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,13 +14,16 @@ import { parseArgs } from 'node:util'
 import { MIB } from '../src/base/units.ts'
 import type { ResourceReport } from '../src/control/api.ts'
 import { onProcessExit } from '../test/support/scratch.ts'
-import { runLoad, type SideResult, WORKLOADS, type Workload } from './bench/two-sided-load.ts'
+import { runLoad, WORKLOADS, type Workload } from './bench/two-sided-load.ts'
 import { formatTable, print, say, thousands } from './console.ts'
 import { compareFiles } from './files.ts'
 import { Lab } from './lab.ts'
 
 const DISK_BYTES = 64 * MIB
-const RAMP_SECONDS = 0.5
+/** `auto` tries both of its ways within the first half second. */
+const RAMP_SECONDS = 1
+const SHARE_MIN = 0.25
+const AUTO_RATIO_MIN = 0.9
 const VARIANTS: readonly { readonly name: string; readonly more: readonly string[] }[] = [
   { name: 'arbitration', more: ['--order', 'arbitration'] },
   { name: 'coordinator', more: ['--order', 'coordinator'] },
@@ -26,6 +35,8 @@ const VARIANTS: readonly { readonly name: string; readonly more: readonly string
 const { values: options } = parseArgs({
   options: {
     seconds: { type: 'string', default: '2' },
+    rounds: { type: 'string', default: '3' },
+    workload: { type: 'string', multiple: true, default: WORKLOADS.map(({ name }) => name) },
     delay: { type: 'string', multiple: true, default: ['0', '1', '5'] },
     order: { type: 'string', multiple: true, default: VARIANTS.map(({ name }) => name) },
     markdown: { type: 'boolean', default: false },
@@ -36,13 +47,25 @@ interface Cell {
   readonly delay: string
   readonly workload: Workload
   readonly order: string
-  readonly sides: readonly SideResult[]
-  readonly seconds: number
+}
+
+/** Of one round; rates are per second, the rest per write. */
+interface Figures {
+  readonly a: number
+  readonly b: number
+  readonly both: number
+  readonly p50Ms: number
+  readonly p99Ms: number
   readonly packets: number
   readonly handovers: number
+  /** Changes of mind of `auto`. */
   readonly switches: number
-  /** Writes that were superseded or sent again. */
+  /** Share of the writes that were superseded or sent again, in percent. */
   readonly undone: number
+}
+
+interface Result extends Cell {
+  readonly rounds: Figures[]
 }
 
 interface Totals {
@@ -52,41 +75,59 @@ interface Totals {
   readonly undone: number
 }
 
-async function main(): Promise<void> {
+async function main(): Promise<boolean> {
   const seconds = Number(options.seconds)
-  if (!(seconds > 0)) throw new Error(`--seconds ${options.seconds}: a number above 0`)
+  const rounds = Number(options.rounds)
+  if (!(seconds > 0 && rounds > 0)) throw new Error('--seconds and --rounds: numbers above 0')
   const variants = VARIANTS.filter(({ name }) => options.order.includes(name))
+  const workloads = WORKLOADS.filter(({ name }) => options.workload.includes(name))
   if (variants.length === 0) throw new Error(`--order: there are ${VARIANTS.map(({ name }) => name).join('; ')}`)
+  if (workloads.length === 0) throw new Error(`--workload: there are ${WORKLOADS.map(({ name }) => name).join(', ')}`)
   const folder = mkdtempSync(join(tmpdir(), 'coprime-bench-orders-'))
   onProcessExit(() => rmSync(folder, { recursive: true, force: true, maxRetries: 3 }))
-  const cells: Cell[] = []
+  const results: Result[] = []
   for (const delay of options.delay) {
-    for (const [i, { name, more }] of variants.entries()) {
-      const lab = await Lab.start({
-        folder: join(folder, `${i}-${delay}`),
-        size: String(DISK_BYTES),
-        detached: false,
-        more: [...more, '--link-delay-ms', delay],
-      })
-      try {
+    const labs = new Map<string, Lab>()
+    try {
+      for (const [i, { name, more }] of variants.entries()) {
+        const place = { folder: join(folder, `${i}-${delay}`), size: String(DISK_BYTES), detached: false }
+        const lab = await Lab.start({ ...place, more: [...more, '--link-delay-ms', delay] })
+        labs.set(name, lab)
         await fill(lab)
-        for (const workload of WORKLOADS) {
-          const cell = await measure(lab, { delay, workload, order: name, seconds })
-          cells.push(cell)
-          say(`link ${delay} ms, ${workload.title}, ${name}: ${describe(cell)}`)
-        }
-        await verify(lab)
-      } finally {
-        await lab.stop()
       }
+      results.push(...(await measureAll(labs, workloads, { delay, seconds, rounds })))
+      for (const lab of labs.values()) await verify(lab)
+    } finally {
+      for (const lab of labs.values()) await lab.stop()
     }
   }
-  const sorted = WORKLOADS.flatMap((workload) => cells.filter((cell) => cell.workload === workload))
+  const sorted = workloads.flatMap((workload) => results.filter((result) => result.workload === workload))
   print()
   for (const line of table(sorted)) print(line)
   print(
-    `\n4 KiB writes through both hosts at once, ${seconds} s each, one after another on one machine; the disks were equal.`,
+    `\n4 KiB writes through both hosts at once, one order after another on one machine, medians of ${rounds} rounds of ${seconds} s; the disks were equal.`,
   )
+  return judge(sorted)
+}
+
+async function measureAll(
+  labs: ReadonlyMap<string, Lab>,
+  workloads: readonly Workload[],
+  how: { delay: string; seconds: number; rounds: number },
+): Promise<Result[]> {
+  const results: Result[] = []
+  for (let round = 0; round < how.rounds; round++) {
+    for (const workload of workloads) {
+      for (const [order, lab] of labs) {
+        const figures = await measure(lab, workload, how.seconds)
+        const known = results.find((result) => result.workload === workload && result.order === order)
+        if (known === undefined) results.push({ delay: how.delay, workload, order, rounds: [figures] })
+        else known.rounds.push(figures)
+        say(`round ${round + 1}, link ${how.delay} ms, ${workload.title}, ${order}: ${describe(figures)}`)
+      }
+    }
+  }
+  return results
 }
 
 /** Once over the whole disk, so that no measurement allocates blocks in the files below or finds its extents cold. */
@@ -96,21 +137,26 @@ async function fill(lab: Lab): Promise<void> {
   await client.disconnect()
 }
 
-async function measure(lab: Lab, what: Pick<Cell, 'delay' | 'workload' | 'order' | 'seconds'>): Promise<Cell> {
+async function measure(lab: Lab, workload: Workload, seconds: number): Promise<Figures> {
   const clients = await Promise.all([lab.a.connect(), lab.b.connect()])
   try {
     const how = { diskBytes: DISK_BYTES, seed: 1 }
-    await runLoad(what.workload, clients, { ...how, seconds: RAMP_SECONDS })
+    await runLoad(workload, clients, { ...how, seconds: RAMP_SECONDS })
     const before = await totals(lab)
-    const sides = await runLoad(what.workload, clients, { ...how, seconds: what.seconds })
+    const sides = await runLoad(workload, clients, { ...how, seconds })
     const after = await totals(lab)
+    const [a = 0, b = 0] = sides.map(({ writes }) => writes)
+    const latenciesMs = sides.flatMap((side) => [...side.latenciesMs]).sort((x, y) => x - y)
     return {
-      ...what,
-      sides,
-      packets: after.packets - before.packets,
-      handovers: after.handovers - before.handovers,
-      switches: after.switches - before.switches,
-      undone: after.undone - before.undone,
+      a: a / seconds,
+      b: b / seconds,
+      both: (a + b) / seconds,
+      p50Ms: percentile(latenciesMs, 50),
+      p99Ms: percentile(latenciesMs, 99),
+      packets: (after.packets - before.packets) / (a + b),
+      handovers: (after.handovers - before.handovers) / seconds,
+      switches: (after.switches - before.switches) / seconds,
+      undone: (100 * (after.undone - before.undone)) / (a + b),
     }
   } finally {
     for (const client of clients) await client.disconnect()
@@ -140,19 +186,19 @@ function fail(message: string): never {
   throw new Error(message)
 }
 
-const writesOf = ({ sides }: Cell): number => sides.reduce((sum, { writes }) => sum + writes, 0)
+const percentile = (sorted: readonly number[], percent: number): number =>
+  sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * percent) / 100))] ?? Number.NaN
 
-function percentileMs({ sides }: Cell, percent: number): number {
-  const sorted = sides.flatMap(({ latenciesMs }) => [...latenciesMs]).sort((a, b) => a - b)
-  return sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * percent) / 100))] ?? Number.NaN
+function median({ rounds }: Result, figure: keyof Figures): number {
+  const sorted = rounds.map((round) => round[figure]).sort((a, b) => a - b)
+  const [low, high] = [sorted[(sorted.length - 1) >> 1], sorted[sorted.length >> 1]]
+  return ((low ?? Number.NaN) + (high ?? Number.NaN)) / 2
 }
 
-function describe(cell: Cell): string {
-  const [a, b] = cell.sides.map(({ writes }) => thousands(writes / cell.seconds))
-  return `${a} + ${b} writes/s, p99 ${percentileMs(cell, 99).toFixed(2)} ms`
-}
+const describe = ({ a, b, p99Ms }: Figures): string =>
+  `${thousands(a)} + ${thousands(b)} writes/s, p99 ${p99Ms.toFixed(2)} ms`
 
-function table(cells: readonly Cell[]): string[] {
+function table(results: readonly Result[]): string[] {
   const head = [
     'workload',
     'link',
@@ -166,24 +212,53 @@ function table(cells: readonly Cell[]): string[] {
     'hand-overs/s',
     'undone',
   ]
-  const rows = cells.map((cell) => [
-    cell.workload.title,
-    `${cell.delay} ms`,
-    cell.order,
-    ...cell.sides.map(({ writes }) => thousands(writes / cell.seconds)),
-    thousands(writesOf(cell) / cell.seconds),
-    percentileMs(cell, 50).toFixed(2),
-    percentileMs(cell, 99).toFixed(2),
-    (cell.packets / writesOf(cell)).toFixed(2),
-    (cell.handovers / cell.seconds).toFixed(0),
-    `${((100 * cell.undone) / writesOf(cell)).toFixed(1)} %`,
+  const rows = results.map((result) => [
+    result.workload.title,
+    `${result.delay} ms`,
+    result.order,
+    thousands(median(result, 'a')),
+    thousands(median(result, 'b')),
+    thousands(median(result, 'both')),
+    median(result, 'p50Ms').toFixed(2),
+    median(result, 'p99Ms').toFixed(2),
+    median(result, 'packets').toFixed(2),
+    median(result, 'handovers').toFixed(0),
+    `${median(result, 'undone').toFixed(1)} %`,
   ])
   if (!options.markdown) return formatTable([head, ...rows], [3, 4, 5, 6, 7, 8, 9, 10])
   return [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`)
 }
 
+/** Ratios within a round, whose measurements are neighbours in time; the median of these. */
+function judge(results: readonly Result[]): boolean {
+  let holds = true
+  for (const result of results) {
+    const rival = (order: string): Result | undefined =>
+      results.find(
+        (other) => other.order === order && other.delay === result.delay && other.workload === result.workload,
+      )
+    const where = `${result.workload.title}, link ${result.delay} ms, ${result.order}`
+    const [locks, coordinator] = [rival('lock-extents'), rival('coordinator')]
+    if (result.order === 'auto' && locks !== undefined && coordinator !== undefined) {
+      const best = median(locks, 'both') > median(coordinator, 'both') ? locks : coordinator
+      const ratios = result.rounds
+        .map(({ both }, i) => both / (best.rounds[i]?.both ?? Number.NaN))
+        .sort((x, y) => x - y)
+      const ratio = ((ratios[(ratios.length - 1) >> 1] ?? 0) + (ratios[ratios.length >> 1] ?? 0)) / 2
+      const ok = ratio >= AUTO_RATIO_MIN
+      print(`${ok ? 'ok' : 'FAILED'} ${where}: ${ratio.toFixed(2)} of ${best.order}`)
+      holds &&= ok
+    }
+    const share = Math.min(median(result, 'a'), median(result, 'b')) / (median(result, 'a') + median(result, 'b'))
+    if (share >= SHARE_MIN) continue
+    print(`FAILED ${where}: one side has ${(100 * share).toFixed(0)} % of the writes`)
+    holds = false
+  }
+  return holds
+}
+
 try {
-  await main()
+  if (!(await main())) process.exitCode = 1
 } catch (error) {
   print(`bench:orders: ${error instanceof Error ? error.message : String(error)}`)
   process.exitCode = 1

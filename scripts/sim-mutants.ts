@@ -1,6 +1,7 @@
-// `npm run sim:mutants [-- --seeds N] [--jobs J] [--only NAME,NAME] [--first SEED]`: does the simulator find mistakes? Each
-// mutant (scripts/mutants) is compiled from a patched copy of the sources and hunted with random stories, seed by seed,
-// until a checker finds something. A mutant that survives, or a patch that no longer applies, is a failure.
+// `npm run sim:mutants [-- --seeds N] [--jobs J] [--order NAME] [--only NAME,NAME] [--first SEED]`: does the simulator find
+// mistakes? Each mutant (scripts/mutants) is compiled from a patched copy of the sources and hunted with random stories, seed by seed,
+// until a checker finds something, under the order of writes that the mutant belongs to. A mutant that survives, or a patch
+// that no longer applies, is a failure. What finds a mutant must hold without it: a seed that fails either way does not count.
 //
 // The copy is one folder under the system's temporary folder; for each mutant the files that it patches are replaced, compiled
 // (the compiler keeps what has not changed) and put back.
@@ -18,6 +19,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 const FOLDERS = ['base', 'wire', 'meta', 'engine', 'nbd', 'runtime', 'sim'] as const
 /** A mutant may run in circles; the simulator ends such a world itself, but not if the engine never returns. */
 const RUN_MS_MAX = 300_000
+/** What was compiled without a mutant. */
+const ORIGINAL = 'original'
 
 interface Outcome {
   readonly mutant: Mutant
@@ -31,6 +34,7 @@ interface Options {
   readonly seeds: number
   readonly first: number
   readonly jobs: number
+  readonly order: string | undefined
   readonly only: ReadonlySet<string> | undefined
 }
 
@@ -55,7 +59,13 @@ class Workshop {
     writeFileSync(join(this.#folder, 'tsconfig.json'), JSON.stringify(config))
   }
 
-  /** The compiler's complaints; empty: none. */
+  /** The compiler's complaints; empty: none. The result is kept, to compare the mutants with. */
+  compileOriginal(): string {
+    const complaints = this.compile()
+    if (complaints === '') cpSync(join(this.#folder, 'dist'), join(this.#folder, ORIGINAL), { recursive: true })
+    return complaints
+  }
+
   compile(): string {
     const tsc = join(root, 'node_modules', '.bin', 'tsc')
     const { status, stdout } = spawnSync(tsc, ['-p', this.#folder], { encoding: 'utf8' })
@@ -87,15 +97,10 @@ class Workshop {
     }
   }
 
-  hunt({ by }: Mutant, { seeds, first, jobs }: Options): { readonly status: number | null; readonly output: string } {
-    const main = join(this.#folder, 'dist', 'src', 'sim', 'main.js')
-    const what =
-      by === undefined
-        ? ['--seeds', `${seeds}`, '--first', `${first}`, '--jobs', `${jobs}`]
-        : 'scenario' in by
-          ? ['--scenario', by.scenario]
-          : ['--explore', by.explore]
-    const { status, stdout } = spawnSync(process.execPath, [main, ...what], {
+  /** Runs the simulator as compiled last, or without any mutant. */
+  simulate(of: 'dist' | typeof ORIGINAL, args: readonly string[]): { status: number | null; output: string } {
+    const main = join(this.#folder, of, 'src', 'sim', 'main.js')
+    const { status, stdout } = spawnSync(process.execPath, [main, ...args], {
       encoding: 'utf8',
       timeout: RUN_MS_MAX,
       maxBuffer: 64 * 1024 * 1024,
@@ -108,24 +113,45 @@ class Workshop {
   }
 }
 
-function tryMutant(workshop: Workshop, mutant: Mutant, options: Options): Outcome {
-  const nothing = { mutant, checker: '', seed: undefined }
+function tryMutant(workshop: Workshop, order: string, mutant: Mutant, options: Options): Outcome {
+  const nothing = { mutant, checker: '', seed: undefined, detail: '' }
   const patched = workshop.patch(mutant.edits)
   if ('problem' in patched) return { ...nothing, result: 'does not apply', detail: patched.problem }
   try {
     const complaints = workshop.compile()
     if (complaints !== '') return { ...nothing, result: 'does not compile', detail: complaints }
-    const { status, output } = workshop.hunt(mutant, options)
-    if (status === 0) return { ...nothing, result: 'survived', detail: '' }
-    const found = /^FAILED .*: checker ([a-z-]+), (?:seed (\d+)|.*)/m.exec(output)
-    if (found === null) return { ...nothing, result: 'broken', detail: output.slice(-2000) }
-    const [line, checker = '', seed] = found
-    const message = output.slice(output.indexOf(line) + line.length + 1).split('\n')[0] ?? ''
-    return { mutant, result: 'caught', checker, seed: seed === undefined ? undefined : Number(seed), detail: message }
+    return hunt(workshop, order, mutant, options)
   } finally {
     patched.restore()
   }
 }
+
+/** Until something fails that does not fail without the mutant, too. */
+function hunt(workshop: Workshop, order: string, mutant: Mutant, { seeds, first, jobs }: Options): Outcome {
+  const nothing = { mutant, checker: '', seed: undefined, detail: '' }
+  const { by } = mutant
+  for (let from = first; from < first + seeds; ) {
+    const what = by !== undefined ? argsOf(by) : ['--seeds', `${first + seeds - from}`, '--first', `${from}`]
+    const { status, output } = workshop.simulate('dist', [...what, '--order', order, '--jobs', `${jobs}`])
+    if (status === 0) return { ...nothing, result: 'survived' }
+    const found = /^FAILED .*: checker ([a-z-]+), (?:seed (\d+)|.*)/m.exec(output)
+    if (found === null) return { ...nothing, result: 'broken', detail: output.slice(-2000) }
+    const [line, checker = '', text] = found
+    const seed = text === undefined ? undefined : Number(text)
+    const detail = output.slice(output.indexOf(line) + line.length + 1).split('\n')[0] ?? ''
+    const again =
+      by === undefined ? ['--scenario', 'random-story', '--seed', `${seed}`] : [...what, '--jobs', `${jobs}`]
+    if (workshop.simulate(ORIGINAL, [...again, '--order', order]).status === 0)
+      return { mutant, result: 'caught', checker, seed, detail }
+    if (by !== undefined || seed === undefined) return { ...nothing, result: 'broken', detail: 'fails without it, too' }
+    say(`${mutant.name}: seed ${seed} fails without it, too`)
+    from = seed + 1
+  }
+  return { ...nothing, result: 'survived' }
+}
+
+const argsOf = (by: NonNullable<Mutant['by']>): string[] =>
+  'scenario' in by ? ['--scenario', by.scenario] : ['--explore', by.explore]
 
 function parse(args: readonly string[]): Options {
   const value = (name: string): string | undefined => {
@@ -137,6 +163,7 @@ function parse(args: readonly string[]): Options {
     seeds: Number(value('--seeds') ?? 500),
     first: Number(value('--first') ?? 1),
     jobs: Number(value('--jobs') ?? 0),
+    order: value('--order'),
     only: only === undefined ? undefined : new Set(only.split(',')),
   }
 }
@@ -156,13 +183,15 @@ function main(): number {
   const options = parse(process.argv.slice(2))
   const workshop = new Workshop()
   try {
-    const complaints = workshop.compile()
+    const complaints = workshop.compileOriginal()
     if (complaints !== '') throw new Error(`the sources do not compile without a mutant:\n${complaints}`)
     let failed = false
     for (const [order, all] of mutantsByOrder) {
+      if (options.order !== undefined && order !== options.order) continue
       const chosen = all.filter(({ name }) => options.only === undefined || options.only.has(name))
+      if (chosen.length === 0) continue
       const outcomes = chosen.map((mutant) => {
-        const outcome = tryMutant(workshop, mutant, options)
+        const outcome = tryMutant(workshop, order, mutant, options)
         say(`${mutant.name}: ${outcome.result} ${outcome.checker} ${outcome.seed ?? ''}`)
         return outcome
       })

@@ -1,7 +1,7 @@
 // Mistakes that the order of arbitration, and everything that no order changes, could have. The other orders have a file of
 // their own each (see catalogue.ts).
 
-import { type Mutant, mutant } from './mutant.ts'
+import { foundExploring, type Mutant, mutant } from './mutant.ts'
 
 const ORDER = 'engine/order/arbitration.ts'
 const REQUESTS = 'engine/requests.ts'
@@ -36,12 +36,15 @@ const conflicts: readonly Mutant[] = [
     'if (own.peerPending && holdsFlag) return',
     'if (own.peerPending) return',
   ),
-  mutant(
-    'superseded-if-overlapping',
-    'a write that overlaps only in part is superseded instead of sent again',
-    ORDER,
-    "contains(own, incoming) ? 'superseded' : 'retry'",
-    "'superseded'",
+  foundExploring(
+    'two-writes-partial',
+    mutant(
+      'superseded-if-overlapping',
+      'a write that overlaps only in part is superseded instead of sent again',
+      ORDER,
+      "contains(own, incoming) ? 'superseded' : 'retry'",
+      "'superseded'",
+    ),
   ),
   mutant(
     'late-own-disk-forgotten',

@@ -24,3 +24,9 @@ export interface Mutant {
 export function mutant(name: string, what: string, file: string, find: string, replace: string): Mutant {
   return { name, what, edits: [{ file, find, replace }] }
 }
+
+/** The same, found by a scenario. */
+export const foundBy = (scenario: string, found: Mutant): Mutant => ({ ...found, by: { scenario } })
+
+/** Or by exploring a plan. */
+export const foundExploring = (explore: string, found: Mutant): Mutant => ({ ...found, by: { explore } })

@@ -9,12 +9,15 @@
 import { assert } from './assert.ts'
 import { KIB } from './units.ts'
 
+/** As soon as a socket reads into it. */
 const CAPACITY_BYTES = 256 * KIB
+/** What is pushed may be little: a simulator has thousands of connections, most of them short. */
+const CAPACITY_BYTES_MIN = 4 * KIB
 /** With less room than this the unused bytes move to the front, so that a large transfer is never read in small pieces. */
 const ROOM_BYTES_MIN = 64 * KIB
 
 export class ReceiveBuffer {
-  #bytes: Uint8Array = new Uint8Array(CAPACITY_BYTES)
+  #bytes: Uint8Array = new Uint8Array(CAPACITY_BYTES_MIN)
   #view = new DataView(this.#bytes.buffer)
   #at = 0
   #end = 0
@@ -38,6 +41,7 @@ export class ReceiveBuffer {
 
   /** Where the next received bytes may be put; never empty. */
   room(): Uint8Array {
+    if (this.#bytes.length < CAPACITY_BYTES) this.#growTo(CAPACITY_BYTES)
     this.#makeRoom(ROOM_BYTES_MIN)
     return this.#end === 0 ? this.#bytes : this.#bytes.subarray(this.#end)
   }
@@ -82,15 +86,21 @@ export class ReceiveBuffer {
     }
     if (this.#bytes.length - this.#end >= lengthBytes) return
     const unusedBytes = this.lengthBytes
-    if (this.#bytes.length - unusedBytes >= lengthBytes) {
-      this.#bytes.copyWithin(0, this.#at, this.#end)
-    } else {
-      const larger = new Uint8Array(2 * Math.max(this.#bytes.length, unusedBytes + lengthBytes))
-      larger.set(this.#bytes.subarray(this.#at, this.#end))
-      this.#bytes = larger
-      this.#view = new DataView(larger.buffer)
+    if (this.#bytes.length - unusedBytes < lengthBytes) {
+      this.#growTo(2 * Math.max(this.#bytes.length, unusedBytes + lengthBytes))
+      return
     }
+    this.#bytes.copyWithin(0, this.#at, this.#end)
     this.#at = 0
     this.#end = unusedBytes
+  }
+
+  #growTo(capacityBytes: number): void {
+    const larger = new Uint8Array(capacityBytes)
+    larger.set(this.#bytes.subarray(this.#at, this.#end))
+    this.#end = this.lengthBytes
+    this.#at = 0
+    this.#bytes = larger
+    this.#view = new DataView(larger.buffer)
   }
 }

@@ -205,6 +205,8 @@ function addTrace(program: Command, choose: Choose): void {
     .argument('<resource>')
     .option('-k, --kind <kinds...>', `only these: ${PACKET_KINDS.join(', ')} (default: all but ping)`)
     .addOption(new Option('-n, --count <packets>', 'end after so many').argParser(count))
+    .addOption(new Option('-s, --seconds <seconds>', 'end after so long').argParser(seconds))
+    .option('--totals', 'not each packet, but at the end how many of each, and how long answers took')
     .action((name: string, given: object) =>
       choose(async (context) => {
         const { runTrace } = await import('./trace.ts')

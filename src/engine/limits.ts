@@ -61,15 +61,34 @@ export const RESYNC_EXTENT_SECTORS = (16 * MIB) / 512
 /** How long the winner of a conflict leaves way for the write that it told to retry. */
 export const RETRY_OWED_MS = 1000
 
-/** How long a lock that took a while to get is kept although the peer wants it: as long as it took, within these bounds. */
+/**
+ * How long a lock is kept although the peer wants it, in round trips of the request for it: a turn costs one or two, so nine
+ * tenths of the time are work. Within these bounds.
+ */
+export const LOCK_HOLD_ROUND_TRIPS = 10
 export const LOCK_HOLD_MS_MIN = 1
 export const LOCK_HOLD_MS_MAX = 50
 
-/** `auto`: an extent that changes hands so often within the window is shared from then on. */
+/** `auto`: an extent that changes hands so often, each time within the window of the last one, is contested. */
 export const AUTO_HANDOVERS = 2
 export const AUTO_WINDOW_MS = 1000
 /** And locked again when only the peer has written in it for so long: longer than the window, lest it swings. */
 export const AUTO_IDLE_MS = 1500
+/**
+ * Contested extents are shared, or locked by turns: what gets more writes done, is tried (order/contest.ts). A sample is so
+ * long, after a moment for the change; many turns even of a slow link.
+ */
+export const CONTEST_SAMPLE_MS = 200
+export const CONTEST_SETTLE_MS = 50
+/** Without a meeting of the hosts for so long the contest is over, and samples of it mean nothing. */
+export const CONTEST_GAP_MS = 1_000
+/** Fewer writes in a sample: the clients have nothing to do that one way could do faster. */
+export const CONTEST_WRITES_MIN = 20
+/** To take turns has to be so much better, in percent: clients wait longer then. */
+export const CONTEST_BETTER_PERCENT = 5
+/** Pause between trials; twice as long after each trial that changed nothing. */
+export const CONTEST_REST_MS_MIN = 2_000
+export const CONTEST_REST_MS_MAX = 32_000
 /** Extents whose last hand-overs are remembered; then counting begins anew. */
 export const AUTO_MEMORY_EXTENTS_MAX = 65_536
 
@@ -90,6 +109,7 @@ export const PEER_BYTES_MAX = 64 * MIB
 export const FENCE_HANDLER_NAME = 'fence-peer'
 
 assert(AUTO_IDLE_MS > AUTO_WINDOW_MS, 'an extent is not taken back for what made it shared')
+assert(CONTEST_GAP_MS > 2 * LOCK_HOLD_MS_MAX, 'hosts that take turns meet within the gap')
 assert(LOCK_HOLD_MS_MIN <= LOCK_HOLD_MS_MAX, 'bounds of the hold of a lock')
 assert(REQUEST_BYTES_MAX <= PEER_BYTES_MAX, 'one write must fit into the receive bound')
 assert(RESYNC_WINDOW_BUSY_BYTES <= RESYNC_WINDOW_BYTES, 'a busy disk gets no larger window')

@@ -168,7 +168,12 @@ export class PacketRouter {
           this.#connection.protocolError(`P_LOCK_EXTENT under the order ${io.order.name}`)
         break
       case 'P_LOCK_EXTENT_ACK':
-        if (!io.order.onLockGrant(packet.extent, (packet.lockFlags & LF_SHARED) !== 0))
+        if (
+          !io.order.onLockGrant(packet.extent, {
+            shared: (packet.lockFlags & LF_SHARED) !== 0,
+            keptMs: packet.keptUs / 1000,
+          })
+        )
           this.#connection.protocolError('P_LOCK_EXTENT_ACK that was not asked for')
         break
       case 'P_STATE_CHG_REQ':

@@ -68,6 +68,8 @@ export class PeerIo {
   #position = 0
   pendingBytes = 0
   writeNows = 0
+  /** Received since start. */
+  writeRequests = 0
 
   constructor(io: VolumeIo) {
     this.#io = io
@@ -111,6 +113,7 @@ export class PeerIo {
     // At once: a resync that begins before it is applied has to know of it.
     if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
     io.activate(write)
+    this.writeRequests++
     this.pending.add(write)
     this.pendingBytes += data === undefined ? 0 : sizeBytes
     volume.receivedBytes += sizeBytes

@@ -5,7 +5,8 @@
 //   sim --scenario NAME [--seeds N] [--first SEED]      N seeds of one scenario
 //   sim --scenario NAME --seed SEED [--trace]           one run; --trace prints every event
 //   --order NAME  plays under that order of writes (default for a scenario: what it says, else arbitration)
-//   sim --explore [NAME] [--jobs J]                     every interleaving of all small plans, of one, or of those it begins
+//   sim --explore [NAME] [--jobs J]                     every interleaving of all small plans, of one, or of those it
+//                                                       begins, under each order
 //   --twice    runs each seed twice and demands the same trace
 //   --list     names the scenarios
 
@@ -13,7 +14,7 @@ import type { OrderName } from '../runtime/api.ts'
 import { ORDER_NAMES } from '../wire/drbd/constants.ts'
 import { Batch } from './batch.ts'
 import type { Exploration } from './explorer/explore.ts'
-import { plans } from './explorer/plans.ts'
+import { plans, type Variant, variants } from './explorer/plans.ts'
 import { EXIT_CODES } from './failure.ts'
 import type { CreateReplica } from './host.ts'
 import { isAsExpected, type RunResult, runScenario, type Scenario } from './scenario.ts'
@@ -28,7 +29,7 @@ export interface CommandParts {
   /** Explores plans by their names on `jobs` workers; `found` is called for each as it ends. */
   readonly exploreAll: (
     names: readonly string[],
-    order: OrderName,
+    variant: Variant,
     jobs: number,
     found: (name: string, result: Exploration) => void,
   ) => Promise<void>
@@ -115,15 +116,32 @@ function runSeeds(scenario: Scenario, args: Arguments, parts: CommandParts): num
   return EXIT_CODES.passed
 }
 
-/** Plans on all cores, one after the other on each. */
+/** Plans under each order, or the one that is asked for. */
 async function runExplorer(prefix: string, args: Arguments, parts: CommandParts): Promise<number> {
-  const order = args.order ?? 'arbitration'
-  const names = [...plans.keys()].filter((name) => name.startsWith(prefix))
-  if (names.length === 0) return usage(parts, `no plan begins with ${prefix}: ${[...plans.keys()].join(' ')}`)
+  const chosen = variants.filter(({ order }) => args.order === undefined || args.order === order)
+  const exact = plans.get(prefix)
+  const named = exact !== undefined ? [exact] : [...plans.values()].filter(({ name }) => name.startsWith(prefix))
+  let worst: number | undefined
+  for (const variant of chosen) {
+    const names = named.filter(({ orders }) => orders.includes(variant.order)).map(({ name }) => name)
+    if (names.length === 0) continue
+    const code = await explorePlans(names, variant, args, parts)
+    worst = worst === undefined || worst === EXIT_CODES.passed ? code : worst
+  }
+  return worst ?? usage(parts, `no plan begins with ${prefix}: ${[...plans.keys()].join(' ')}`)
+}
+
+/** On all cores, one after the other on each. */
+async function explorePlans(
+  names: readonly string[],
+  variant: Variant,
+  args: Arguments,
+  parts: CommandParts,
+): Promise<number> {
   const startedMs = parts.wallMs()
   let states = 0
   let worst: number = EXIT_CODES.passed
-  await parts.exploreAll(names, order, args.jobs, (name, { failure, ...found }) => {
+  await parts.exploreAll(names, variant, args.jobs, (name, { failure, ...found }) => {
     states += found.states
     const figures = `${found.states} states, ${found.ends} ends, ${found.depth} steps deep, ${found.runs} runs`
     parts.print(`${failure === undefined ? 'ok' : 'FAILED'} ${name}: ${figures}`)
@@ -131,11 +149,11 @@ async function runExplorer(prefix: string, args: Arguments, parts: CommandParts)
     for (const step of failure.steps) parts.print(`  ${step}`)
     parts.print(`FAILED ${name}: checker ${failure.checker}, after the steps above, commit ${parts.commit}`)
     parts.print(failure.message)
-    parts.print(`replay: npm run sim -- --explore ${name} --order ${order}`)
+    parts.print(`replay: npm run sim -- --explore ${name} --order ${variant.order}`)
     worst = EXIT_CODES['wrong-result']
   })
   const seconds = ((parts.wallMs() - startedMs) / 1000).toFixed(1)
-  parts.print(`explored ${names.length} plans under ${order}, ${states} states, ${seconds} s`)
+  parts.print(`explored ${names.length} plans under ${variant.name}, ${states} states, ${seconds} s`)
   return worst
 }
 

@@ -43,6 +43,13 @@ export class SimDiskImage {
     this.sizeBytes = alignDown(sizeBytes, SECTOR_BYTES)
   }
 
+  /** Another disk with the same content, all of it durable. */
+  copy(): SimDiskImage {
+    const copy = new SimDiskImage(this.sizeBytes)
+    for (const [number, page] of this.#pages) copy.#pages.set(number, page.slice())
+    return copy
+  }
+
   /** Number of the last write: a flush submitted now covers the writes up to it. */
   get sequence(): number {
     return this.#sequence

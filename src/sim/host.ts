@@ -44,6 +44,8 @@ export interface HostParts {
   onHandler(name: string): void
   /** The status of the replica changed. */
   onStatus(status: ResourceStatus): void
+  /** The replica says that its peer breaks the protocol. */
+  onProtocolError(message: string): void
   /** Called just before the process dies, alone or with the power of its host. */
   onDeath(how: 'crash' | 'power-cut'): void
   /** Called when the process ended, by whatever cause. */
@@ -64,6 +66,8 @@ interface Process {
 }
 
 const CLAIM_RETRY_US = 1000
+/** The one complaint that a fault of the network explains. */
+const LATE = 'did not arrive in time'
 const OPEN_DEVICES_US_MAX = 3_000
 const PROMOTE_RETRY_US_MIN = 100_000
 const PROMOTE_RETRY_US_MAX = 500_000
@@ -81,6 +85,8 @@ const CONNECTED_STATES: ReadonlySet<string> = new Set([
 export class SimHost {
   readonly name: HostName
   readonly device: SimDiskDevice
+  /** The configuration that the next process reads. */
+  settings: ResourceSettings
   /** Whether the host becomes Primary as soon as it may. */
   wantsPrimary = false
   /** Result of the last attach and connect of the present process. */
@@ -98,6 +104,7 @@ export class SimHost {
   constructor(name: HostName, parts: HostParts) {
     this.name = name
     this.device = parts.device
+    this.settings = parts.settings
     this.#parts = parts
   }
 
@@ -155,12 +162,15 @@ export class SimHost {
         }
         scheduler.after(prng.intInclusive(0, OPEN_DEVICES_US_MAX), `${this.name} devices opened`, open)
       },
-      log: (level, message) => scheduler.note(`${this.name} ${level}: ${message}`),
+      log: (level, message) => {
+        scheduler.note(`${this.name} ${level}: ${message}`)
+        if (message.includes(' -> ProtocolError') && !message.includes(LATE)) this.#parts.onProtocolError(message)
+      },
       onStatusChange: () => {
         if (life.alive) this.#onStatusChange()
       },
     }
-    const replica = this.#parts.createReplica(this.#parts.settings, ports, this.name)
+    const replica = this.#parts.createReplica(this.settings, ports, this.name)
     const started: Process = {
       life,
       replica,
@@ -270,7 +280,7 @@ export class SimHost {
   }
 
   #bringUp(): void {
-    const { volumes } = this.#parts.settings
+    const { volumes } = this.settings
     const attach = (index: number): void => {
       const volume = volumes[index]
       if (volume === undefined) {

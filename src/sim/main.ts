@@ -5,12 +5,11 @@ import { execFileSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { isMainThread, parentPort, Worker } from 'node:worker_threads'
-import type { OrderName } from '../runtime/api.ts'
 import { Replica } from '../runtime/replica.ts'
 import { type Chunk, type ChunkResult, playChunk } from './batch.ts'
 import { runCommand } from './command.ts'
 import { type Exploration, explore } from './explorer/explore.ts'
-import { plans } from './explorer/plans.ts'
+import { plans, type Variant } from './explorer/plans.ts'
 import type { CreateReplica } from './host.ts'
 import { scenarios } from './scenario.ts'
 import './scenarios/index.ts'
@@ -56,7 +55,7 @@ function onWorkers<Task, Answer>(work: Work<Task, Answer>, jobs: number): Promis
 
 interface PlanTask {
   readonly name: string
-  readonly order: OrderName
+  readonly variant: Variant
 }
 
 interface Explored {
@@ -66,14 +65,14 @@ interface Explored {
 
 function exploreAll(
   names: readonly string[],
-  order: OrderName,
+  variant: Variant,
   jobs: number,
   found: (name: string, result: Exploration) => void,
 ): Promise<void> {
   const left = [...names]
   const take = (): PlanTask | undefined => {
     const name = left.shift()
-    return name === undefined ? undefined : { name, order }
+    return name === undefined ? undefined : { name, variant }
   }
   const work: Work<PlanTask, Explored> = { take, add: ({ name, result }) => found(name, result) }
   return onWorkers(work, jobs)
@@ -85,10 +84,10 @@ function play(chunk: Chunk): ChunkResult {
   return playChunk(scenario, chunk, createReplica)
 }
 
-function exploreOne({ name, order }: PlanTask): Explored {
+function exploreOne({ name, variant }: PlanTask): Explored {
   const named = plans.get(name)
   if (named === undefined) throw new Error(`no plan is named ${name}`)
-  return { name, result: explore(named.plan, { createReplica, statesMax: STATES_MAX, order }) }
+  return { name, result: explore(named, { createReplica, statesMax: STATES_MAX, variant }) }
 }
 
 if (isMainThread) {

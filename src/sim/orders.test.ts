@@ -13,7 +13,7 @@ import { Workload, type WorkloadConfig } from './workload.ts'
 import { World } from './world.ts'
 
 const RUN_MS = 300
-const WARM_MS = 300
+const WARM_MS = 700
 
 const WORLD: WorldChoice = {
   deviceBytes: 24 * MIB,

@@ -332,6 +332,8 @@ export class World {
       onActivity: () => this.#onActivity(),
       onHandler: (handler) => this.observer.onHandler?.(name, handler),
       onStatus: (status) => this.#onStatus(name, status),
+      // Both are of ours, and the network does not change what it carries.
+      onProtocolError: (message) => this.report('protocol', `${name}: ${message}`),
       onDeath: (how) => this.#onDeath(name, how),
       onGone: () => this.#onGone(name, prng),
     })

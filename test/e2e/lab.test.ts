@@ -179,6 +179,48 @@ describe('coprime lab', () => {
       assert.deepEqual([write?.sector, write?.sizeBytes], [64, BLOCK])
     })
 
+    test('trace counts packets, and how long their answers took', async () => {
+      const client = await lab.connect('a')
+      let traced: Awaited<ReturnType<typeof coprime>> | undefined
+      const words = [
+        'trace',
+        'r0',
+        '--json',
+        '--totals',
+        '-n',
+        '40',
+        '--kind',
+        'write',
+        '--control',
+        lab.ready.a.control,
+      ]
+      void coprime(words).then((result) => {
+        traced = result
+      })
+      const deadlineMs = performance.now() + LIMIT_MS
+      while (traced === undefined && performance.now() < deadlineMs)
+        await client.write(8 * BLOCK, new Uint8Array(BLOCK).fill(2))
+      await client.disconnect()
+      assert.equal(traced?.exitCode, 0, traced?.stderr)
+      const { totals, missed } = JSON.parse(traced.stdout) as {
+        totals: { type: string; packets: number; sizeBytes: number; latencyMsMean?: number; latencyMsMax?: number }[]
+        missed: number
+      }
+      assert.equal(missed, 0)
+      assert.deepEqual(totals.map(({ type }) => type).sort(), ['P_DATA', 'P_WRITE_ACK'])
+      for (const { type, packets, sizeBytes, latencyMsMean = 0, latencyMsMax = 0 } of totals) {
+        assert.ok(packets >= 19 && packets <= 21, `${packets} ${type}`)
+        assert.equal(sizeBytes, packets * BLOCK)
+        assert.equal(latencyMsMean > 0 && latencyMsMax >= latencyMsMean, type === 'P_WRITE_ACK', type)
+      }
+    })
+
+    test('trace with totals has to know when it ends', async () => {
+      const { exitCode, stderr } = await coprime(['trace', 'r0', '--totals', '--control', lab.ready.a.control])
+      assert.notEqual(exitCode, 0)
+      assert.match(stderr, /--totals needs --seconds or --count/)
+    })
+
     test('a second lab in the folder is refused', async () => {
       const { exitCode, stdout, stderr } = await coprime(['lab', '--json', '--dir', lab.folder])
       assert.equal(exitCode, 20)

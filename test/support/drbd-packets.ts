@@ -185,7 +185,7 @@ const bodies: { readonly [T in PacketType]: (context: WireContext) => fc.Arbitra
   P_ORDER: () => fc.record({ order: u32, orderFlags: u32, coordinator: u32, extentsMax: u32, extentBytes: u64 }),
   P_WRITE_NOW: () => fc.record({ ...location, nowFlags: u32 }),
   P_LOCK_EXTENT: () => fc.record({ extent: u64 }),
-  P_LOCK_EXTENT_ACK: () => fc.record({ extent: u64, lockFlags: u32 }),
+  P_LOCK_EXTENT_ACK: () => fc.record({ extent: u64, lockFlags: u32, keptUs: u32 }),
   P_IN_DOUBT: blockIds,
   P_APPLIED: blockIds,
   P_BOOT_ID: () => fc.record({ bootId: uuid }),

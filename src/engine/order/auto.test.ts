@@ -217,7 +217,7 @@ describe('what is refused', () => {
     const pair = twoPrimaries(ORDER)
     pair.network.hold = () => true
     pair.a.write(8, sectorsOf(8, 1))
-    pair.b.engine.connection.sendData({ type: 'P_LOCK_EXTENT_ACK', volume: 0, extent: 0, lockFlags: 1 })
+    pair.b.engine.connection.sendData({ type: 'P_LOCK_EXTENT_ACK', volume: 0, extent: 0, lockFlags: 1, keptUs: 0 })
     pair.b.event({ type: 'tick' })
     pair.network.hold = () => false
     pair.network.run()

@@ -1,28 +1,34 @@
-// Locks on extents, and the order of the coordinator in those that both hosts fight for. Only the coordinator C decides:
+// Locks on extents, and for those that both hosts fight for either the order of the coordinator or locks by turns, whichever
+// gets more done (contest.ts). Only the coordinator C decides:
 //
-//   locked   as lock-extents. When C would hand an extent over for the second time within a second, its grant says `shared`:
-//            nobody has a write in it at that moment, neither C (it hands over) nor N (it has no lock)
-//   shared   C writes at once, N asks first (coordinator.ts). When N writes there and C has not for a second, C asks for the
-//            extent like for any other: N lets its writes in it end, then grants. N gets the lock when it asks next
+//   locked   as lock-extents. When C hands an extent over within a second of the last time, it is contested: if sharing is
+//            the way in force, the grant says `shared`. Nobody has a write in it at that moment, neither C (it hands over)
+//            nor N (it has no lock)
+//   shared   C writes at once, N asks first (coordinator.ts). When N writes there and C has not for a second, or when turns
+//            are the way in force, C asks for the extent like for any other: N lets its writes in it end, then grants. N gets
+//            the lock when it asks next
 //
 // N may forget at any idle moment that an extent is shared: it asks, and hears it again. C takes it back first.
 
 import type { OrderSettings } from '../../runtime/api.ts'
 import { AUTO_HANDOVERS, AUTO_IDLE_MS, AUTO_MEMORY_EXTENTS_MAX, AUTO_WINDOW_MS } from '../limits.ts'
 import type { LocalWrite, PeerWrite } from '../requests.ts'
+import { Contest } from './contest.ts'
 import { goesFirst } from './coordinator.ts'
 import { LockExtents } from './lock-extents.ts'
-import type { OrderHost, Verdict } from './order.ts'
+import type { LockGrant, OrderHost, Verdict } from './order.ts'
 
+/** Of one extent, each within a second of the one before. */
 interface Handovers {
-  count: number
-  /** Of the first one that counts. */
-  sinceMs: number
+  readonly count: number
+  readonly lastMs: number
 }
 
 export class Auto extends LockExtents {
   override readonly name = 'auto'
   readonly #handovers = new Map<number, Handovers>()
+  #contest = new Contest()
+  #ownWrites = 0
 
   constructor(host: OrderHost, settings: OrderSettings) {
     super(host, settings, { sharesOnHandover: (extent) => this.#sharesOnHandover(extent) })
@@ -56,34 +62,57 @@ export class Auto extends LockExtents {
     const last = this.locks.lastExtent(write)
     for (let extent = this.locks.firstExtent(write); extent <= last; extent++) {
       const lock = this.locks.lock(extent)
-      if (lock?.shared !== true || lock.uses > 0 || nowMs - lock.lastUseMs < AUTO_IDLE_MS) continue
+      if (lock?.shared !== true) continue
+      if (lock.uses > 0 || nowMs - lock.lastUseMs < AUTO_IDLE_MS) {
+        this.#onMeeting()
+        continue
+      }
       this.#handovers.delete(extent)
       this.counters.orderSwitches++
       this.locks.takeBack(lock)
     }
   }
 
-  override onLockGrant(extent: number, shared: boolean): boolean {
-    return (!shared || !this.host.coordinates) && this.locks.onGrant(extent, shared)
+  override ended(write: LocalWrite): void {
+    this.#ownWrites++
+    super.ended(write)
+  }
+
+  override onLockGrant(extent: number, grant: LockGrant): boolean {
+    return (!grant.shared || !this.host.coordinates) && this.locks.onGrant(extent, grant)
   }
 
   override onPeerLost(): void {
     this.#handovers.clear()
+    this.#contest = new Contest()
     super.onPeerLost()
   }
 
+  #onMeeting(): void {
+    const { nowMs, peerWrites } = this.host
+    if (!this.#contest.onMeeting(nowMs, this.#ownWrites + peerWrites)) return
+    this.counters.orderSwitches++
+    if (this.#contest.way === 'shared') return
+    for (const extent of this.locks.takeAllBack()) this.#remember(extent, AUTO_HANDOVERS)
+  }
+
   #sharesOnHandover(extent: number): boolean {
-    if (!this.host.coordinates) return false
-    const { nowMs } = this.host
-    const known = this.#handovers.get(extent)
-    if (known === undefined || nowMs - known.sinceMs > AUTO_WINDOW_MS) {
-      if (this.#handovers.size >= AUTO_MEMORY_EXTENTS_MAX) this.#handovers.clear()
-      this.#handovers.set(extent, { count: 1, sinceMs: nowMs })
-      return false
-    }
-    if (++known.count < AUTO_HANDOVERS) return false
-    this.#handovers.delete(extent)
+    if (!this.host.coordinates || !this.#isContested(extent)) return false
+    this.#onMeeting()
+    if (this.#contest.way === 'turns') return false
     this.counters.orderSwitches++
     return true
+  }
+
+  #isContested(extent: number): boolean {
+    const known = this.#handovers.get(extent)
+    const count = known !== undefined && this.host.nowMs - known.lastMs <= AUTO_WINDOW_MS ? known.count + 1 : 1
+    this.#remember(extent, count)
+    return count >= AUTO_HANDOVERS
+  }
+
+  #remember(extent: number, count: number): void {
+    if (this.#handovers.size >= AUTO_MEMORY_EXTENTS_MAX) this.#handovers.clear()
+    this.#handovers.set(extent, { count, lastMs: this.host.nowMs })
   }
 }

@@ -48,14 +48,18 @@ function hostOf(volume: Volume): OrderHost {
     get isTarget() {
       return volume.isTarget
     },
+    get peerWrites() {
+      return volume.io.peer.writeRequests
+    },
     restart: (write) => volume.io.restart(write),
     sendLockRequest: (extent) => engine.connection.sendData({ type: 'P_LOCK_EXTENT', volume: number, extent }),
-    sendLockGrant: (extent, shared) =>
+    sendLockGrant: (extent, { shared, keptMs }) =>
       engine.connection.sendData({
         type: 'P_LOCK_EXTENT_ACK',
         volume: number,
         extent,
         lockFlags: shared ? LF_SHARED : 0,
+        keptUs: Math.min(Math.round(keptMs * 1000), 0xffff_ffff),
       }),
     wakeAt: (atMs, onTime) => engine.timers.set(`order-${number}`, atMs, onTime),
   }

@@ -12,9 +12,9 @@
 // can wait in a circle), and asks for all that are missing at once.
 
 import { assert } from '../../base/assert.ts'
-import { LOCK_HOLD_MS_MAX, LOCK_HOLD_MS_MIN } from '../limits.ts'
+import { LOCK_HOLD_MS_MAX, LOCK_HOLD_MS_MIN, LOCK_HOLD_ROUND_TRIPS } from '../limits.ts'
 import type { LocalWrite } from '../requests.ts'
-import type { OrderCounters, OrderHost } from './order.ts'
+import type { LockGrant, OrderCounters, OrderHost } from './order.ts'
 
 export interface Lock {
   readonly extent: number
@@ -25,7 +25,8 @@ export interface Lock {
   uses: number
   /** The peer has asked for it. */
   wanted: boolean
-  /** Wanted, and held for long enough: no write enters any more. */
+  wantedAtMs: number
+  /** Wanted, and held for long enough, or to be taken back: no write enters any more. */
   closed: boolean
   requestedAtMs: number
   /** Until then writes enter although it is wanted. */
@@ -38,6 +39,8 @@ interface Waiter {
   readonly write: LocalWrite
   next: number
 }
+
+const AT_ONCE: LockGrant = { shared: false, keptMs: 0 }
 
 export interface LockPolicy {
   /** The extent goes to the peer: whether it becomes a shared one instead. */
@@ -128,7 +131,7 @@ export class ExtentLocks {
       const lock = this.#locks.get(extent)
       assert(lock !== undefined && lock.uses > 0, `the lock of extent ${extent} is released more often than taken`)
       lock.uses--
-      if (lock.closed && lock.uses === 0) this.#handOver(lock)
+      if (lock.closed && lock.uses === 0) this.#leave(lock)
     }
   }
 
@@ -146,6 +149,7 @@ export class ExtentLocks {
       shared: false,
       uses: 0,
       wanted: false,
+      wantedAtMs: 0,
       closed: false,
       requestedAtMs: nowMs,
       holdUntilMs: 0,
@@ -175,27 +179,29 @@ export class ExtentLocks {
 
   onRequest(extent: number): void {
     const lock = this.#locks.get(extent)
-    if (lock === undefined) this.#host.sendLockGrant(extent, false)
+    if (lock === undefined) this.#host.sendLockGrant(extent, AT_ONCE)
     else if (lock.state === 'mine' && lock.shared && this.#host.coordinates) {
       // The peer has forgotten that it is.
-      this.#host.sendLockGrant(extent, true)
+      this.#host.sendLockGrant(extent, { shared: true, keptMs: 0 })
     } else if (lock.state === 'mine') {
-      lock.wanted = true
+      this.#want(lock)
       if (lock.shared) lock.holdUntilMs = 0
       this.#maybeClose(lock)
-    } else if (this.#host.holdsFlag) lock.wanted = true
-    else this.#host.sendLockGrant(extent, false)
+    } else if (this.#host.holdsFlag) this.#want(lock)
+    else this.#host.sendLockGrant(extent, AT_ONCE)
   }
 
   /** False: it was not asked for. */
-  onGrant(extent: number, shared: boolean): boolean {
+  onGrant(extent: number, { shared, keptMs }: LockGrant): boolean {
     const lock = this.#locks.get(extent)
     if (lock === undefined || lock.state !== 'requested') return false
     const { nowMs } = this.#host
     lock.state = 'mine'
     lock.shared = shared
-    const tookMs = nowMs - lock.requestedAtMs
-    lock.holdUntilMs = nowMs + Math.min(Math.max(tookMs, LOCK_HOLD_MS_MIN), LOCK_HOLD_MS_MAX)
+    // The peer's turn is no part of what it costs that locks change hands: two hosts would teach each other to hold longer.
+    const tripMs = nowMs - lock.requestedAtMs - keptMs
+    const holdMs = Math.min(Math.max(LOCK_HOLD_ROUND_TRIPS * tripMs, LOCK_HOLD_MS_MIN), LOCK_HOLD_MS_MAX)
+    lock.holdUntilMs = nowMs + holdMs
     this.#advance()
     if (lock.wanted) this.#maybeClose(lock)
     return true
@@ -206,29 +212,57 @@ export class ExtentLocks {
       this.#wakeAt(lock.holdUntilMs)
       return
     }
+    this.#close(lock)
+  }
+
+  #want(lock: Lock): void {
+    lock.wanted = true
+    lock.wantedAtMs = this.#host.nowMs
+  }
+
+  #close(lock: Lock): void {
     lock.closed = true
-    if (lock.uses === 0) this.#handOver(lock)
+    if (lock.uses === 0) this.#leave(lock)
+  }
+
+  /** The last write has left a closed lock. */
+  #leave(lock: Lock): void {
+    if (lock.shared && this.#host.coordinates) this.#takeBack(lock)
+    else this.#handOver(lock)
   }
 
   #handOver(lock: Lock): void {
     const { extent } = lock
+    const keptMs = this.#host.nowMs - lock.wantedAtMs
     this.#counters.lockHandovers++
     if (!lock.shared && this.#policy.sharesOnHandover(extent)) {
       lock.shared = true
       lock.wanted = false
       lock.closed = false
-      this.#host.sendLockGrant(extent, true)
+      this.#host.sendLockGrant(extent, { shared: true, keptMs })
     } else {
       this.#locks.delete(extent)
-      this.#host.sendLockGrant(extent, false)
+      this.#host.sendLockGrant(extent, { shared: false, keptMs })
     }
     if (this.#waiters.length > 0) this.#advance()
   }
 
-  /** The coordinator takes a shared extent back that it does not use. */
+  /** The coordinator takes a shared extent back as soon as it does not use it. */
   takeBack(lock: Lock): void {
+    if (lock.shared && lock.state === 'mine' && !lock.closed) this.#close(lock)
+  }
+
+  /** All shared ones; returns which. */
+  takeAllBack(): number[] {
+    const shared = [...this.#locks.values()].filter((lock) => lock.shared)
+    for (const lock of shared) this.takeBack(lock)
+    return shared.map(({ extent }) => extent)
+  }
+
+  #takeBack(lock: Lock): void {
     assert(lock.shared && lock.state === 'mine' && lock.uses === 0, `extent ${lock.extent} is shared and not in use`)
     lock.shared = false
+    lock.closed = false
     lock.state = 'requested'
     lock.requestedAtMs = this.#host.nowMs
     this.#counters.lockRequests++

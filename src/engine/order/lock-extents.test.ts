@@ -328,7 +328,7 @@ describe('what is refused', () => {
   it('a grant that was not asked for, a shared one, a request under another order', () => {
     for (const lockFlags of [0, 1]) {
       const pair = twoPrimaries(ORDER)
-      pair.a.engine.connection.sendData({ type: 'P_LOCK_EXTENT_ACK', volume: 0, extent: 3, lockFlags })
+      pair.a.engine.connection.sendData({ type: 'P_LOCK_EXTENT_ACK', volume: 0, extent: 3, lockFlags, keptUs: 0 })
       pair.a.event({ type: 'tick' })
       pair.network.run()
       assert.match(broken(pair.b), /P_LOCK_EXTENT_ACK that was not asked for/)

@@ -5,7 +5,7 @@
 import type { OrderSettings } from '../../runtime/api.ts'
 import type { LocalWrite, PeerWrite } from '../requests.ts'
 import { ExtentLocks, type LockPolicy } from './extent-locks.ts'
-import { type OrderHost, SimpleOrder, UnorderedWrites, type Verdict, type WriteOrder } from './order.ts'
+import { type LockGrant, type OrderHost, SimpleOrder, UnorderedWrites, type Verdict, type WriteOrder } from './order.ts'
 
 const NEVER_SHARES: LockPolicy = { sharesOnHandover: () => false }
 
@@ -74,7 +74,7 @@ export class LockExtents extends SimpleOrder implements WriteOrder {
     return true
   }
 
-  override onLockGrant(extent: number, shared: boolean): boolean {
-    return !shared && this.locks.onGrant(extent, false)
+  override onLockGrant(extent: number, grant: LockGrant): boolean {
+    return !grant.shared && this.locks.onGrant(extent, grant)
   }
 }

@@ -41,7 +41,15 @@ export interface WriteOrder {
   onPeerLost(): void
   /** P_LOCK_EXTENT and P_LOCK_EXTENT_ACK; false: not expected. */
   onLockRequest(extent: number): boolean
-  onLockGrant(extent: number, shared: boolean): boolean
+  onLockGrant(extent: number, grant: LockGrant): boolean
+}
+
+/** What a grant says beside the extent. */
+export interface LockGrant {
+  /** Both hosts may write in it, in the order of the coordinator. */
+  readonly shared: boolean
+  /** How long the sender kept the request waiting. */
+  readonly keptMs: number
 }
 
 /** Totals since start, for the status. */
@@ -62,9 +70,11 @@ export interface OrderHost {
   readonly coordinates: boolean
   /** This host takes over the peer's data. */
   readonly isTarget: boolean
+  /** Writes received from the peer since start. */
+  readonly peerWrites: number
   restart(write: LocalWrite): void
   sendLockRequest(extent: number): void
-  sendLockGrant(extent: number, shared: boolean): void
+  sendLockGrant(extent: number, grant: LockGrant): void
   /** Calls `onTime` at that time; a later call replaces an earlier one. */
   wakeAt(atMs: number, onTime: () => void): void
 }
@@ -138,7 +148,7 @@ export abstract class SimpleOrder {
     return false
   }
 
-  onLockGrant(_extent: number, _shared: boolean): boolean {
+  onLockGrant(_extent: number, _grant: LockGrant): boolean {
     return false
   }
 }

@@ -7,23 +7,27 @@ import { test } from 'node:test'
 import { Replica } from '../../runtime/replica.ts'
 import type { CreateReplica } from '../host.ts'
 import { explore } from './explore.ts'
-import { type Plan, plans } from './plans.ts'
+import { type NamedPlan, type Plan, plans, variants } from './plans.ts'
 
 const createReplica: CreateReplica = (settings, ports) => new Replica(settings, ports)
 const STATES_MAX = 20_000
 
-const planOf = (name: string): Plan => {
+const planOf = (name: string): NamedPlan => {
   const named = plans.get(name)
   assert.ok(named !== undefined, name)
-  return named.plan
+  return named
 }
 
-for (const { name, plan } of [...plans.values()].filter(({ short }) => short)) {
-  test(`${name}: right in every interleaving`, () => {
-    const { failure, states, ends } = explore(plan, { createReplica, statesMax: STATES_MAX })
-    assert.equal(failure, undefined, `${failure?.checker}: ${failure?.message}\n${failure?.steps.join('\n')}`)
-    assert.ok(states > 100 && ends > 10, `${states} states, ${ends} ends`)
-  })
+for (const variant of variants) {
+  for (const named of plans.values()) {
+    if (!named.short || !named.orders.includes(variant.order)) continue
+    test(`${named.name} under ${variant.name}: right in every interleaving`, (context) => {
+      const { failure, states, ends } = explore(named, { createReplica, statesMax: STATES_MAX, variant })
+      context.diagnostic(`${states} states`)
+      assert.equal(failure, undefined, `${failure?.checker}: ${failure?.message}\n${failure?.steps.join('\n')}`)
+      assert.ok(states > 100 && ends > 10, `${states} states, ${ends} ends`)
+    })
+  }
 }
 
 // One write: asked; then on its host the disk and the acknowledgement in either order, the latter after the packet and the
@@ -31,7 +35,7 @@ for (const { name, plan } of [...plans.values()].filter(({ short }) => short)) {
 // Pairs: () with (); ask and ask disk with all three of b; the three with an acknowledgement with the last one of b: 10.
 test('one write has ten states', () => {
   const plan: Plan = [{ host: 'a', kind: 'write', sector: 8, sectors: 1, after: [] }]
-  const { failure, states, ends } = explore(plan, { createReplica, statesMax: STATES_MAX })
+  const { failure, states, ends } = explore({ plan, beginning: [] }, { createReplica, statesMax: STATES_MAX })
   assert.equal(failure, undefined)
   assert.deepEqual({ states, ends }, { states: 10, ends: 2 })
 })

@@ -1,7 +1,7 @@
 // Walks every interleaving of a small scenario (pair.ts says of what) and looks at every state.
 //
-// A replica is deterministic, and here neither time nor chance act on it: its state is a function of the steps that happened
-// to it, in their order. Streams and disk queues follow from the same. So two interleavings that differ only in how steps of
+// A replica is deterministic, and here neither chance nor a time that others share acts on it: its state is a function of the
+// steps that happened to it, in their order. Streams and disk queues follow from the same. So two interleavings that differ only in how steps of
 // the two hosts are interleaved lead to the same state of the whole world, and one of them is enough: a state is named by
 // the two sequences of steps, one for each host. What the clients may conclude depends also on which operation had been
 // answered before another one was asked for, on either host; that is the third part of the name. Names are kept as hashes
@@ -11,14 +11,13 @@
 // to copy a replica: to go back, the run is begun anew and repeated up to the fork.
 
 import { SECTOR_BYTES } from '../../base/units.ts'
-import type { OrderName } from '../../runtime/api.ts'
 import { checkHistory } from '../checkers/durability.ts'
 import { checkReplicasEqual } from '../checkers/replicas-equal.ts'
 import { CheckFailure } from '../failure.ts'
 import type { CreateReplica } from '../host.ts'
 import type { HostName } from '../network.ts'
 import { DEVICE_SECTORS } from './pair.ts'
-import type { Plan } from './plans.ts'
+import { type NamedPlan, type Variant, variants } from './plans.ts'
 import { Run } from './run.ts'
 
 export interface Exploration {
@@ -37,20 +36,23 @@ export interface Exploration {
 export interface ExploreOptions {
   readonly createReplica: CreateReplica
   readonly statesMax: number
-  /** Of writes; default arbitration. */
-  readonly order?: OrderName
+  /** Default: arbitration. */
+  readonly variant?: Variant
 }
 
-export function explore(plan: Plan, { createReplica, statesMax, order = 'arbitration' }: ExploreOptions): Exploration {
+export function explore(
+  named: Pick<NamedPlan, 'plan' | 'beginning'>,
+  { createReplica, statesMax, variant = variants[0] as Variant }: ExploreOptions,
+): Exploration {
   const visited = new Set<string>()
   const forks: string[][] = [[]]
   let runs = 0
   let ends = 0
   let depth = 0
   for (let fork = forks.pop(); fork !== undefined; fork = forks.pop()) {
-    const run = new Run(plan, createReplica, order)
+    const run = new Run(named, createReplica, variant)
     runs++
-    const name = new StateName(plan.length)
+    const name = new StateName(named.plan.length)
     try {
       for (const step of fork) advance(run, name, step)
       visited.add(name.text)

@@ -4,9 +4,11 @@
 //   invoke    a client asks for its next operation
 //   disk      an operation in a disk's queue is complete, in any order
 //   deliver   the first packet of one of the four streams arrives (data and meta, both ways); a stream keeps its order
+//   alarm     a short wait of one host is over: the hold of a lock
 //
-// The clock stands still once the pair is up, so no time-out interferes. What a host does depends on nothing but the steps
-// that happened to it, in their order; the explorer relies on this (explore.ts).
+// Each host has a clock of its own, which stands still but for its alarms, so no time-out of the peer or of the link
+// interferes, and the two hosts may be late against each other in every way. What a host does depends on nothing but the
+// steps that happened to it, in their order; the explorer relies on this (explore.ts).
 
 import { Prng } from '../../base/prng.ts'
 import { MIB, SECTOR_BYTES } from '../../base/units.ts'
@@ -26,6 +28,8 @@ import { PoisoningPool } from '../poisoning-pool.ts'
 export const DEVICE_BYTES = MIB
 export const DEVICE_SECTORS = internalLayout(DEVICE_BYTES, DEFAULT_AL_GEOMETRY).usableSectors
 const BOOT_STEPS_MAX = 20_000
+/** A wait up to this is part of a write; what is longer is a time-out, and does not happen here. */
+const ALARM_MS_MAX = 100
 /** Header of protocol 100 and above: magic, volume, command, length, padding (wire-protocol.md 2.2). */
 const HEADER_BYTES = 16
 const HEADER_LENGTH_AT = 8
@@ -49,9 +53,13 @@ interface DiskOperation {
 class PairDisk implements Disk {
   readonly sizeBytes = DEVICE_BYTES
   readonly discardZeroes = true
-  readonly image = new SimDiskImage(DEVICE_BYTES)
+  readonly image: SimDiskImage
   readonly queue: DiskOperation[] = []
   #count = 0
+
+  constructor(image: SimDiskImage) {
+    this.image = image
+  }
 
   read(offsetBytes: number, lengthBytes: number, done: DiskDone): void {
     this.#submit('read', { offsetBytes, lengthBytes }, () => done(undefined, this.image.read(offsetBytes, lengthBytes)))
@@ -159,21 +167,81 @@ class PairLink implements Link {
   }
 }
 
+/** What does not depend on a run is made once: a run is begun anew for every fork. */
+const NEW_DISKS: Readonly<Record<HostName, SimDiskImage>> = { a: newDisk(1n), b: newDisk(2n) }
+const BUFFERS: Readonly<Record<HostName, PoisoningPool>> = { a: new PoisoningPool(), b: new PoisoningPool() }
+
+function newDisk(deviceUuid: bigint): SimDiskImage {
+  const image = new SimDiskImage(DEVICE_BYTES)
+  const layout = internalLayout(DEVICE_BYTES, DEFAULT_AL_GEOMETRY)
+  const options = { layout, geometry: DEFAULT_AL_GEOMETRY, alExtents: 67, deviceUuid, kind: 'internal' as const }
+  for (const { offsetBytes, data } of createMetadata(options)) image.write(offsetBytes, data)
+  return image
+}
+
+interface Alarm {
+  readonly atMs: number
+  readonly fire: () => void
+}
+
+/** The clock of one host: time passes when somebody lets it. */
+class PairClock implements Clock {
+  #nowMs = 0
+  #alarms: Alarm[] = []
+
+  nowMs(): number {
+    return this.#nowMs
+  }
+
+  wakeAt(atMs: number, fire: () => void): { cancel(): void } {
+    const alarm = { atMs, fire }
+    this.#alarms.push(alarm)
+    return {
+      cancel: () => {
+        this.#alarms = this.#alarms.filter((other) => other !== alarm)
+      },
+    }
+  }
+
+  get nextAlarmMs(): number {
+    return this.#alarms.reduce((earliest, { atMs }) => Math.min(earliest, atMs), Number.POSITIVE_INFINITY)
+  }
+
+  /** All alarms on the way ring, one after the other. */
+  advanceTo(atMs: number): void {
+    for (let next = this.#first(atMs); next !== undefined; next = this.#first(atMs)) {
+      this.#alarms.splice(this.#alarms.indexOf(next), 1)
+      this.#nowMs = Math.max(this.#nowMs, next.atMs)
+      next.fire()
+    }
+    this.#nowMs = Math.max(this.#nowMs, atMs)
+  }
+
+  #first(untilMs: number): Alarm | undefined {
+    let first: Alarm | undefined
+    for (const alarm of this.#alarms)
+      if (alarm.atMs <= untilMs && (first === undefined || alarm.atMs < first.atMs)) first = alarm
+    return first
+  }
+}
+
 class PairHost {
   readonly name: HostName
-  readonly disk = new PairDisk()
+  readonly clock = new PairClock()
+  readonly disk: PairDisk
   readonly links: PairLink[] = []
   readonly replica: ReplicaApi
   listening: ((link: Link) => void) | undefined
 
   constructor(name: HostName, pair: Pair, settings: ResourceSettings, createReplica: CreateReplica) {
     this.name = name
+    this.disk = new PairDisk(NEW_DISKS[name].copy())
     const ports: ReplicaPorts = {
-      clock: pair.clock,
+      clock: this.clock,
       entropy: new SimEntropy(new Prng(name === 'a' ? 1 : 2)),
       network: pair.networkOf(this),
       digests: new SimDigests(),
-      buffers: new PoisoningPool(),
+      buffers: BUFFERS[name],
       handlers: { run: () => {} },
       openDevices: (_volume, done) =>
         pair.soon(() => done(undefined, { data: this.disk, meta: this.disk, metaIndex: 'internal' })),
@@ -184,35 +252,14 @@ class PairHost {
   }
 }
 
-interface Alarm {
-  readonly atMs: number
-  readonly fire: () => void
-}
-
 export class Pair {
   readonly hosts: { readonly a: PairHost; readonly b: PairHost }
   readonly invariant: OutOfSyncInvariant
-  #nowMs = 0
-  #alarms: Alarm[] = []
   #soon: (() => void)[] = []
-
-  readonly clock: Clock = {
-    nowMs: () => this.#nowMs,
-    wakeAt: (atMs, fire) => {
-      const alarm = { atMs, fire }
-      this.#alarms.push(alarm)
-      return {
-        cancel: () => {
-          this.#alarms = this.#alarms.filter((other) => other !== alarm)
-        },
-      }
-    },
-  }
 
   constructor(settings: ResourceSettings, createReplica: CreateReplica) {
     const host = (name: HostName): PairHost => new PairHost(name, this, settings, createReplica)
     this.hosts = { a: host('a'), b: host('b') }
-    for (const { disk, name } of this.#all) format(disk.image, name)
     const side = (name: HostName) => ({ name, image: this.hosts[name].disk.image })
     this.invariant = new OutOfSyncInvariant(side('a'), side('b'))
     this.#boot()
@@ -266,7 +313,10 @@ export class Pair {
   /** All that may happen now, but for the clients' next operations. Always in the same order. */
   steps(): Step[] {
     const steps: Step[] = []
-    for (const { name, disk, links } of this.#all) {
+    for (const { name, disk, links, clock } of this.#all) {
+      const alarmMs = clock.nextAlarmMs
+      if (alarmMs - clock.nowMs() <= ALARM_MS_MAX)
+        steps.push({ name: `${name} waits`, host: name, take: () => clock.advanceTo(alarmMs) })
       for (const operation of disk.queue) {
         steps.push({
           name: `${name} disk ${operation.name}`,
@@ -293,7 +343,23 @@ export class Pair {
     this.settle()
   }
 
-  /** Everything that is nobody's choice. Alarms do not ring: the clock stands still. */
+  pass(host: HostName, ms: number): void {
+    const { clock } = this.hosts[host]
+    clock.advanceTo(clock.nowMs() + ms)
+    this.settle()
+  }
+
+  /** A write that is answered before anything else happens, with all that follows from it. */
+  writeNow(host: HostName, sector: number): void {
+    const data = new Uint8Array(SECTOR_BYTES)
+    let answered = false
+    this.submit(host, { type: 'write', volume: 0, sector, data, fua: false }, () => {
+      answered = true
+    })
+    this.#runUntil(() => answered && this.#isIdle)
+  }
+
+  /** Everything that is nobody's choice. Alarms do not ring. */
   settle(): void {
     for (let task = this.#soon.shift(); task !== undefined; task = this.#soon.shift()) task()
   }
@@ -310,11 +376,7 @@ export class Pair {
       replica.command({ type: 'primary', force: false }, () => {})
       this.#runUntil(() => replica.status().role === 'Primary')
     }
-    for (const { name } of this.#all) {
-      const data = new Uint8Array(SECTOR_BYTES)
-      this.submit(name, { type: 'write', volume: 0, sector: DEVICE_SECTORS - 8, data, fua: false }, () => {})
-    }
-    this.#runUntil(() => this.#isIdle)
+    for (const { name } of this.#all) this.writeNow(name, DEVICE_SECTORS - 8)
   }
 
   get #isIdle(): boolean {
@@ -347,18 +409,11 @@ export class Pair {
     return false
   }
 
+  /** The next alarm of either host; for both it is the same time then. */
   #ring(): void {
-    const [first] = [...this.#alarms].sort((x, y) => x.atMs - y.atMs)
-    if (first === undefined) throw new CheckFailure('boot', 'nothing will happen any more', 'no-progress')
-    this.#alarms = this.#alarms.filter((alarm) => alarm !== first)
-    this.#nowMs = Math.max(this.#nowMs, first.atMs)
-    first.fire()
+    const { a, b } = this.hosts
+    const atMs = Math.min(a.clock.nextAlarmMs, b.clock.nextAlarmMs)
+    if (atMs === Number.POSITIVE_INFINITY) throw new CheckFailure('boot', 'nothing will happen any more', 'no-progress')
+    for (const { clock } of this.#all) clock.advanceTo(atMs)
   }
-}
-
-function format(image: SimDiskImage, name: HostName): void {
-  const layout = internalLayout(DEVICE_BYTES, DEFAULT_AL_GEOMETRY)
-  const deviceUuid = name === 'a' ? 1n : 2n
-  const options = { layout, geometry: DEFAULT_AL_GEOMETRY, alExtents: 67, deviceUuid, kind: 'internal' as const }
-  for (const { offsetBytes, data } of createMetadata(options)) image.write(offsetBytes, data)
 }

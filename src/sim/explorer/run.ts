@@ -1,13 +1,13 @@
 // One run of a plan: a fresh pair, the clients of the plan, and the record of what they were told.
 
 import { SECTOR_BYTES } from '../../base/units.ts'
-import type { ClientRequest, OrderName } from '../../runtime/api.ts'
+import type { ClientRequest } from '../../runtime/api.ts'
 import { CheckFailure } from '../failure.ts'
-import { History, type LoggedRequest } from '../history.ts'
+import { History } from '../history.ts'
 import type { CreateReplica } from '../host.ts'
 import { decodeSectors, encodePayload, type SectorValue, ZERO_VALUE } from '../payload.ts'
 import { Pair, type Step } from './pair.ts'
-import { type Operation, type Plan, settingsOfPlans } from './plans.ts'
+import { type NamedPlan, type Operation, PAUSE_MS, type Plan, settingsOfPlans, type Variant } from './plans.ts'
 
 export class Run {
   readonly pair: Pair
@@ -15,13 +15,14 @@ export class Run {
   /** Names of the steps so far. */
   readonly taken: string[] = []
   readonly #plan: Plan
-  readonly #logged: (LoggedRequest | undefined)[]
+  readonly #started: boolean[]
   readonly #done: boolean[]
 
-  constructor(plan: Plan, createReplica: CreateReplica, order: OrderName) {
+  constructor({ plan, beginning }: Pick<NamedPlan, 'plan' | 'beginning'>, createReplica: CreateReplica, as: Variant) {
     this.#plan = plan
-    this.pair = new Pair(settingsOfPlans(order), createReplica)
-    this.#logged = plan.map(() => undefined)
+    this.pair = new Pair(settingsOfPlans(as), createReplica)
+    for (const { host, sector } of beginning) this.pair.writeNow(host, sector)
+    this.#started = plan.map(() => false)
     this.#done = plan.map(() => false)
   }
 
@@ -29,7 +30,7 @@ export class Run {
   steps(): Step[] {
     const steps = this.pair.steps()
     this.#plan.forEach((operation, index) => {
-      if (this.#logged[index] !== undefined || !operation.after.every((before) => this.#done[before])) return
+      if (this.#started[index] || !operation.after.every((before) => this.#done[before])) return
       const name = `${operation.host} asks ${index}`
       steps.push({ name, host: operation.host, take: () => this.#ask(operation, index) })
     })
@@ -62,6 +63,12 @@ export class Run {
 
   #ask(operation: Operation, index: number): void {
     const { host, kind, sector, sectors } = operation
+    if (kind === 'pause') {
+      this.#started[index] = true
+      this.#done[index] = true
+      this.pair.pass(host, PAUSE_MS)
+      return
+    }
     const data = encodePayload({ writer: 1, operation: index + 1, sector, sectors })
     const zeroes = new Array<SectorValue>(sectors).fill(ZERO_VALUE)
     const values = kind === 'read' ? [] : kind === 'zero' ? zeroes : decodeSectors(data, sector)
@@ -74,7 +81,7 @@ export class Run {
       values,
       invokedAtUs: 0,
     })
-    this.#logged[index] = logged
+    this.#started[index] = true
     const request: ClientRequest =
       kind === 'read'
         ? { type: 'read', volume: 0, sector, sectors }

@@ -1,8 +1,12 @@
 // What is special to one order of writes from two Primaries; every other scenario plays under each of them with --order.
 
+import { MIB } from '../../base/units.ts'
 import type { OrderName } from '../../runtime/api.ts'
+import { ORDER_NAMES } from '../../wire/drbd/constants.ts'
 import { expect } from '../failure.ts'
+import type { SimHost } from '../host.ts'
 import { type HostName, otherHost } from '../network.ts'
+import type { WorldChoice } from '../options.ts'
 import { scenario } from '../scenario.ts'
 import { Workload, type WorkloadConfig } from '../workload.ts'
 import type { World } from '../world.ts'
@@ -37,83 +41,63 @@ function runShortly(world: World): void {
   })
 }
 
-// Goal: the coordinator dies with writes of the other host in every stage: asked, ordered, acknowledged.
-scenario('coordinator-lost-mid-write', { seeds: 60, world: { order: 'coordinator' } }, (world) => {
+/** Hosts die in the middle of writes of both, four times, and come back. */
+function loseMidWrite(world: World, pickVictim: () => HostName): void {
   world.keepAlive({ msMin: 10, msMax: 2_000 })
   const workload = new Workload(world, { ...CROWDED, requestsPerClient: 400 })
+  const busy = (): number => total(world, 'writeNows') + total(world, 'lockRequests') + workload.confirmed
   for (let round = 0; round < 4; round++) {
-    const before = total(world, 'writeNows')
+    const before = busy()
     // The workload may have come to its end.
-    for (let i = 0; i < 50 && total(world, 'writeNows') === before; i++) world.runFor({ ms: 5 })
+    for (let i = 0; i < 50 && busy() === before; i++) world.runFor({ ms: 5 })
     runShortly(world)
-    const victim = world.host(coordinatorOf(world))
+    const victim = world.host(pickVictim())
     if (world.prng.chance(1, 2)) victim.powerCut()
     else victim.crashProcess()
     world.awaitInSync()
   }
   expect(workload.confirmed > 0, 'the workload got nothing done')
-})
+}
 
-// Goal: the host that asks dies: what the coordinator has ordered stays, the rest was never there.
-scenario('asking-host-lost-mid-write', { seeds: 40, world: { order: 'coordinator' } }, (world) => {
-  world.keepAlive({ msMin: 10, msMax: 2_000 })
-  const workload = new Workload(world, { ...CROWDED, requestsPerClient: 400 })
-  for (let round = 0; round < 4; round++) {
-    runShortly(world)
-    const victim = world.host(otherHost(coordinatorOf(world)))
-    if (world.prng.chance(1, 2)) victim.powerCut()
-    else victim.crashProcess()
-    world.awaitInSync()
-  }
-  expect(workload.confirmed > 0, 'the workload got nothing done')
-})
+// Goal: who decides dies with writes of the other host in every stage: on the way, asked, ordered, acknowledged.
+for (const [name, order] of [
+  ['winner-of-conflicts-lost-mid-write', 'arbitration'],
+  ['coordinator-lost-mid-write', 'coordinator'],
+  ['coordinator-lost-mid-write-under-auto', 'auto'],
+] as const)
+  scenario(name, { seeds: 40, world: { order } }, (world) => loseMidWrite(world, () => coordinatorOf(world)))
 
-// Goal: the link breaks and comes back before anybody goes on alone, again and again, and the coordinator may be the other
-// host then: frozen writes are executed once, where their order puts them.
-scenario(
-  'link-flaps-under-coordinator',
-  { seeds: 80, world: { order: 'coordinator', handlers: { fencingAgent: 'fails' } } },
-  (world) => {
-    const workload = new Workload(world, { ...CROWDED, requestsPerClient: 300 })
-    for (let round = 0; round < 8; round++) {
-      runShortly(world)
-      world.network.cut()
-      world.awaitInSync()
-    }
-    world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
-    expectUsed(world, ['coordinator'], 'writeNows')
-  },
-)
-
-// Goal: the same with locks, which nobody holds after a break.
-scenario(
-  'link-flaps-under-locks',
-  { seeds: 60, world: { order: 'auto', handlers: { fencingAgent: 'fails' } } },
-  (world) => {
-    const workload = new Workload(world, { ...CROWDED, requestsPerClient: 300 })
-    for (let round = 0; round < 8; round++) {
-      runShortly(world)
-      world.network.cut()
-      world.awaitInSync()
-    }
-    world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
-    expectUsed(world, ['lock-extents', 'auto'], 'lockRequests')
-  },
-)
+// Goal: the other host dies: what was decided stays, the rest was never there.
+for (const [name, order] of [
+  ['loser-of-conflicts-lost-mid-write', 'arbitration'],
+  ['asking-host-lost-mid-write', 'coordinator'],
+  ['asking-host-lost-mid-write-under-auto', 'auto'],
+] as const)
+  scenario(name, { seeds: 40, world: { order } }, (world) => loseMidWrite(world, () => otherHost(coordinatorOf(world))))
 
 // Goal: a host dies with locks: the other one goes on, also with writes that wait for them.
-scenario('lock-holder-lost', { seeds: 60, world: { order: 'lock-extents' } }, (world) => {
-  world.keepAlive({ msMin: 10, msMax: 2_000 })
-  const workload = new Workload(world, { ...CROWDED, requestsPerClient: 300 })
-  for (let round = 0; round < 4; round++) {
-    runShortly(world)
-    const victim = world.host(world.prng.pick(['a', 'b'] as const))
-    if (world.prng.chance(1, 2)) victim.powerCut()
-    else victim.crashProcess()
-    world.awaitInSync()
-  }
-  expect(workload.confirmed > 0, 'the workload got nothing done')
-})
+scenario('lock-holder-lost', { seeds: 60, world: { order: 'lock-extents' } }, (world) =>
+  loseMidWrite(world, () => world.prng.pick(['a', 'b'] as const)),
+)
+
+// Goal: the link breaks and comes back before anybody goes on alone, again and again, and the coordinator may be the other
+// host then: frozen writes are executed once, where their order puts them; nobody holds a lock after a break.
+for (const [name, order, counter] of [
+  ['link-flaps-under-arbitration', 'arbitration', undefined],
+  ['link-flaps-under-coordinator', 'coordinator', 'writeNows'],
+  ['link-flaps-under-lock-extents', 'lock-extents', 'lockRequests'],
+  ['link-flaps-under-auto', 'auto', 'lockRequests'],
+] as const)
+  scenario(name, { seeds: 50, world: { order, handlers: { fencingAgent: 'fails' } } }, (world) => {
+    const workload = new Workload(world, { ...CROWDED, requestsPerClient: 300 })
+    for (let round = 0; round < 8; round++) {
+      runShortly(world)
+      world.network.cut()
+      world.awaitInSync()
+    }
+    world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
+    if (counter !== undefined) expectUsed(world, [order], counter)
+  })
 
 // Goal: writes over many extents, in both directions and on both hosts, neither wait for each other in a circle nor for ever.
 scenario('spanning-writes', { seeds: 40, world: { order: 'lock-extents' } }, (world) => {
@@ -167,3 +151,149 @@ scenario('role-change-under-load', { seeds: 60, world: { order: 'coordinator' } 
   }
   world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
 })
+
+// Goal: a host that comes back with another order of writes is refused by both, each names both; when the configurations agree
+// again, the two find back to each other.
+scenario('different-orders-are-refused', { seeds: 12, world: { order: 'coordinator' } }, (world) => {
+  const [a, b] = [world.host('a'), world.host('b')]
+  const { settings } = b
+  const own = settings.order.name
+  const other = world.prng.pick(ORDER_NAMES.filter((name) => name !== own))
+  const restart = (order: OrderName): void => {
+    b.stop()
+    world.runUntil(() => !b.isRunning, { stepsMax: 500_000, what: 'the end of the daemon' })
+    b.settings = { ...settings, order: { ...settings.order, name: order } }
+    b.start()
+  }
+  world.settle(world.client('a').write({ sector: 8, text: 'before' }))
+  restart(other)
+  const isRefused = (host: SimHost): boolean => host.status()?.connection === 'StandAlone'
+  world.runUntil(() => isRefused(a) && isRefused(b), { stepsMax: 500_000, msMax: 20_000, what: 'two refusals' })
+  for (const host of [a, b]) {
+    const reason = host.status()?.connectionReason ?? ''
+    expect(reason.includes(own) && reason.includes(other), `${host.name}: "${reason}", ${own} and ${other}`)
+  }
+  restart(own)
+  a.command({ type: 'connect', discardMyData: false })
+  world.awaitInSync()
+})
+
+/** Near to each other, and quick: what an order costs shows. */
+const NEAR: WorldChoice = {
+  network: { delayUsMin: 100, delayUsMax: 200, longDelayPerMille: 0, segmentBytesMax: 65_536, bufferBytes: 4 * MIB },
+  disk: { latencyUsMin: 50, latencyUsMax: 150, slowPerMille: 0, flushUsMax: 200 },
+  settings: { inFlightBytesMax: 4 * MIB },
+  initialSync: 'skip',
+  powerCutQuestionEvery: 0,
+}
+/** Without an end, in the smallest extent that there may be. */
+const DUEL: Partial<WorkloadConfig> = {
+  clientsPerHost: 2,
+  inFlightMax: 4,
+  requestsPerClient: 1_000_000,
+  region: { sector: 0, sectors: 128 },
+  hotBlocks: 0,
+  requestSectorsMax: 8,
+  pauseUsMax: 20,
+  weights: { read: 0, write: 1, fua: 0, zero: 0, flush: 0 },
+}
+
+// Goal: two hosts that fight for an extent without a pause take turns: neither starves, turns are neither so short that locks
+// move for each write, nor so long that the other host waits for a multiple of what the change costs.
+scenario('duel-under-locks-is-fair', { seeds: 10, world: { ...NEAR, order: 'lock-extents' } }, (world) => {
+  const [a, b] = (['a', 'b'] as const).map((host) => new Workload(world, { ...DUEL, hosts: [host] }))
+  const counted = (): readonly [number, number, number] => [
+    a?.confirmed ?? 0,
+    b?.confirmed ?? 0,
+    total(world, 'lockHandovers'),
+  ]
+  world.runFor({ ms: 300 })
+  const before = counted()
+  world.runFor({ ms: 300 })
+  const [ofA, ofB, handovers] = counted().map((now, i) => now - (before[i] ?? 0)) as [number, number, number]
+  if (world.options.settings.order.name !== 'lock-extents') return
+  const what = `a ${ofA}, b ${ofB} writes, ${handovers} hand-overs in 300 ms`
+  expect(Math.min(ofA, ofB) * 4 >= ofA + ofB, `a side starves: ${what}`, 'fairness')
+  expect(handovers * 3 <= ofA + ofB, `locks go to and fro: ${what}`, 'fairness')
+  expect(handovers >= 30, `turns are long: ${what}`, 'fairness')
+})
+
+// Goal: an extent that both hosts fight for is shared: no lock moves any more, the other host asks. When that one is alone in
+// it, it has the lock again: nothing is asked, nothing moves.
+scenario('contested-extents-are-shared-and-locked-again', { seeds: 10, world: { ...NEAR, order: 'auto' } }, (world) => {
+  const duel = new Workload(world, DUEL)
+  const during = (ms: number): { readonly moved: number; readonly asked: number } => {
+    const before = [total(world, 'lockHandovers'), total(world, 'writeNows')]
+    world.runFor({ ms })
+    return {
+      moved: total(world, 'lockHandovers') - (before[0] ?? 0),
+      asked: total(world, 'writeNows') - (before[1] ?? 0),
+    }
+  }
+  world.runFor({ ms: 120 })
+  const shared = during(60)
+  duel.stop()
+  const slowly = { clientsPerHost: 1, inFlightMax: 1, pauseUsMax: 5_000 }
+  const alone = new Workload(world, { ...DUEL, ...slowly, hosts: [otherHost(coordinatorOf(world))] })
+  world.runFor({ ms: 2_000 })
+  const locked = during(100)
+  if (world.options.settings.order.name !== 'auto') return
+  expect(alone.confirmed > 0 && shared.moved === 0 && shared.asked > 0, `duel: ${JSON.stringify(shared)}`, 'auto')
+  expect(locked.moved === 0 && locked.asked === 0, `alone: ${JSON.stringify(locked)}`, 'auto')
+})
+
+// Goal: writes of which each overlaps the next one in part, but not the one after: one waits for a disk, and a later one, which
+// does not meet what it waits for, may not pass it.
+scenario(
+  'chains-of-overlapping-writes',
+  {
+    seeds: 20,
+    world: {
+      order: 'coordinator',
+      network: { delayUsMin: 20, delayUsMax: 100, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 4_000, slowPerMille: 0 },
+    },
+  },
+  (world) => {
+    const workload = new Workload(world, {
+      clientsPerHost: 3,
+      inFlightMax: 4,
+      requestsPerClient: 150,
+      region: { sector: 8, sectors: 40 },
+      hotBlocks: 0,
+      requestSectorsMax: 7,
+      pauseUsMax: 50,
+      weights: { read: 2, write: 10, fua: 0, zero: 1, flush: 0 },
+    })
+    world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
+  },
+)
+
+// Goal: a host becomes Primary while the other one's writes are under way that did not reckon with it: it writes at once, in the
+// same place. The word that it may comes on another stream than those writes, and can overtake them.
+scenario(
+  'promotion-meets-writes',
+  { seeds: 20, world: { order: 'coordinator', network: { delayUsMin: 50, delayUsMax: 5_000, longDelayPerMille: 0 } } },
+  (world) => {
+    const name = coordinatorOf(world)
+    const host = world.host(name)
+    const client = world.client(name)
+    const draw = (): { sector: number; sectors: number } => ({
+      sector: 8 + world.prng.intInclusive(0, 8),
+      sectors: world.prng.intInclusive(1, 8),
+    })
+    const writes = { inFlightMax: 6, pauseUsMax: 20, region: { sector: 8, sectors: 16 }, hotBlocks: 0 }
+    const other = new Workload(world, { ...CROWDED, ...writes, hosts: [otherHost(name)], requestsPerClient: 2_000 })
+    for (let round = 0; round < 6; round++) {
+      host.wantsPrimary = false
+      host.command({ type: 'secondary' })
+      world.runUntil(() => !host.isPrimary, { stepsMax: 500_000, what: 'the demotion' })
+      runShortly(world)
+      world.wantPrimary(name)
+      world.runUntil(() => host.isPrimary, { stepsMax: 500_000, what: 'the promotion' })
+      const requests = [client.write(draw()), client.write(draw()), client.write(draw())]
+      for (const request of requests) world.settle(request)
+    }
+    other.stop()
+  },
+)

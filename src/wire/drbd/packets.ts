@@ -190,7 +190,7 @@ export const PACKETS = [
   }),
   packet('P_WRITE_NOW', 0x201, 'data', { ...location, nowFlags: u32, pad: reserved(4) }),
   packet('P_LOCK_EXTENT', 0x202, 'data', { extent: u64 }),
-  packet('P_LOCK_EXTENT_ACK', 0x203, 'data', { extent: u64, lockFlags: u32, pad: reserved(4) }),
+  packet('P_LOCK_EXTENT_ACK', 0x203, 'data', { extent: u64, lockFlags: u32, keptUs: u32 }),
   // Block ids, a big-endian u32 each.
   packet('P_IN_DOUBT', 0x204, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
   packet('P_APPLIED', 0x205, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
