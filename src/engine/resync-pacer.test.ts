@@ -157,6 +157,11 @@ describe('clients at work', () => {
     assert.ok(seen.bytesPerMs * 1000 <= 5 * minKib * KIB, `and not much more: ${seen.bytesPerMs * 1000} bytes/s`)
   })
 
+  it('a rate so low that nothing is answered for a while is no reason to ask for more', () => {
+    const seen = run(pacerOf({}, 1), { bytesPerMs: 10, delayMs: 20, busy: () => true }, 30_000)
+    assert.ok(seen.inFlightBytes <= FILL_BYTES + PACE_BYTES_MIN, `${seen.inFlightBytes} bytes in flight`)
+  })
+
   it('c-min-rate 0: it does not give way', () => {
     const path = { bytesPerMs: 100 * KIB, delayMs: 20, busy: () => true }
     assert.ok(run(pacerOf({}, 0), path, 10_000).bytesPerMs > 80 * KIB)

@@ -81,7 +81,7 @@ export class ResyncPacer {
   /** Bytes that may be asked for and not answered. `busy`: clients are at work. */
   windowBytes(busy: boolean, nowMs: number): number {
     if (this.#dynamic === undefined) return busy ? RESYNC_WINDOW_BUSY_BYTES : RESYNC_WINDOW_BYTES
-    if (nowMs - this.#slotSinceMs >= PACE_SLOT_MS) this.#endSlot(busy, nowMs)
+    if (nowMs - this.#slotSinceMs >= this.#slotMs) this.#endSlot(busy, nowMs)
     return busy && this.#rateMinKib > 0 ? Math.min(this.#windowBytes, this.#busyBytes) : this.#windowBytes
   }
 
@@ -128,6 +128,11 @@ export class ResyncPacer {
 
   get #dynamic(): ResyncPace | undefined {
     return this.#pace === undefined || this.#pace.cPlanAhead === 0 ? undefined : this.#pace
+  }
+
+  /** At `c-min-rate` there has to be at least one request in it. */
+  get #slotMs(): number {
+    return Math.max(PACE_SLOT_MS, (PACE_BYTES_MIN / perTick(this.#rateMinKib)) * DECISECOND_MS)
   }
 
   get #busyBytesMin(): number {

@@ -205,7 +205,7 @@ export class Resync {
 
   /** Clients are at work, or wait for the end of what they asked for. */
   get #isBusy(): boolean {
-    return this.#io.busy || (this.pacer.isDynamic && this.#io.hasOwnActive)
+    return this.#io.busy || (this.pacer.isDynamic && !this.#io.quiet)
   }
 
   get #byChecksum(): boolean {

@@ -161,11 +161,6 @@ export class VolumeIo {
     return this.volume.engine.nowMs - this.lastRequestMs < RESYNC_BUSY_MS || this.peer.pending.size > 0
   }
 
-  /** Requests of clients of this host have begun and are not answered. */
-  get hasOwnActive(): boolean {
-    return this.#ownActive > 0
-  }
-
   /** No request of a client is in progress. */
   get quiet(): boolean {
     return (
