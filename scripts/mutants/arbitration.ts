@@ -373,9 +373,9 @@ const generations: readonly Mutant[] = [
   mutant(
     'failed-fencing-counts',
     'a fence-peer handler that failed counts as success',
-    VOLUME,
-    '      case 4:\n      case 7:\n',
-    '      case 1:\n      case 4:\n      case 7:\n',
+    'engine/fencing-finding.ts',
+    '    case 4:\n    case 7:\n',
+    '    case 1:\n    case 4:\n    case 7:\n',
   ),
   mutant(
     'crashed-primary-wins',

@@ -96,7 +96,8 @@ export class SimHost {
   #powered = true
   #process: Process | undefined
   #starts = 0
-  #boots = 1
+  /** Another one after each start of the machine. */
+  #bootId: bigint
   #promoting = false
   #coarseStatus = ''
   #currentUuid = 0n
@@ -106,6 +107,7 @@ export class SimHost {
     this.device = parts.device
     this.settings = parts.settings
     this.#parts = parts
+    this.#bootId = parts.prng.fork('boot').u64() >> 1n
   }
 
   // ---- life -----------------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ export class SimHost {
   start(): void {
     if (!this.#powered) {
       this.#powered = true
-      this.#boots++
+      this.#bootId++
       this.#parts.network.powerOn(this.name)
     }
     if (this.#process !== undefined) return
@@ -144,7 +146,7 @@ export class SimHost {
     const ports: ReplicaPorts = {
       clock: new SimClock(scheduler, prngOfLife.fork('clock'), this.#parts.clock, { host: this.name, life }),
       entropy: new SimEntropy(prngOfLife.fork('entropy')),
-      bootId: prng.fork(`boot ${this.#boots}`).u64(),
+      bootId: this.#bootId,
       network: network.port(this.name, life),
       digests: new SimDigests(),
       handlers: handlerPort,

@@ -55,18 +55,34 @@ export class Trace {
 /** A hash of bytes for trace lines: two runs that differ only in content differ in their traces as well. */
 export const hashBytes = (bytes: Uint8Array): string => hex(hashOf(bytes))
 
-/** The same as a number, for who only wants to know whether bytes have changed. */
+/**
+ * The same as a number, for who only wants to know whether bytes have changed. Four lanes beside each other, because each step
+ * of one waits for the step before.
+ */
 export function hashOf(bytes: Uint8Array): number {
-  let hash = 0x811c9dc5 ^ bytes.length
-  const fours = bytes.length - (bytes.length % 4)
-  const view = new DataView(bytes.buffer, bytes.byteOffset, fours)
-  for (let i = 0; i < fours; i += 4) {
-    // The shift brings differences in high bits down, which multiplication alone never does.
-    hash = Math.imul(hash ^ view.getInt32(i, true), 0x85ebca6b)
-    hash ^= hash >>> 15
+  const { length } = bytes
+  const view = new DataView(bytes.buffer, bytes.byteOffset, length)
+  let a = 0x811c9dc5 ^ length
+  let b = a ^ 0x9e3779b9
+  let c = a ^ 0x7f4a7c15
+  let d = a ^ 0x94d049bb
+  let at = 0
+  for (; at + 16 <= length; at += 16) {
+    a = mix(a, view.getInt32(at, true))
+    b = mix(b, view.getInt32(at + 4, true))
+    c = mix(c, view.getInt32(at + 8, true))
+    d = mix(d, view.getInt32(at + 12, true))
   }
-  for (let i = fours; i < bytes.length; i++) hash = Math.imul(hash ^ (bytes[i] as number), 0x01000193)
+  let hash = mix(mix(mix(a, b), c), d)
+  for (; at + 4 <= length; at += 4) hash = mix(hash, view.getInt32(at, true))
+  for (; at < length; at++) hash = mix(hash, bytes[at] as number)
   return hash
+}
+
+/** The shift brings differences in high bits down, which multiplication alone never does. */
+function mix(hash: number, word: number): number {
+  const mixed = Math.imul(hash ^ word, 0x85ebca6b)
+  return mixed ^ (mixed >>> 15)
 }
 
 const hex = (value: number): string => (value >>> 0).toString(16).padStart(8, '0')
