@@ -1,8 +1,8 @@
 // Runs a group of compiled tests with Node's own runner. Groups by file name under dist/: unit = src/**/*.test.js and
-// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = the same files with COPRIME_LONG=1, then the long form of
-// the simulator (docs/testing.md); kernel = test/interop/kernel-peer, kernel-short = the few rows of it that `npm test` runs.
+// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = those of them with a longer form, with COPRIME_LONG=1,
+// then the long form of the simulator (docs/testing.md); kernel = test/interop/kernel-peer, kernel-short = the few rows of it that `npm test` runs.
 import { spawnSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -24,6 +24,8 @@ function walk(folder) {
   })
 }
 
+/** The others would only be repeated: `npm test` has run them. */
+const hasLongForm = (path) => readFileSync(join(root, path), 'utf8').includes('COPRIME_LONG')
 const tests = (folder) => walk(folder).filter((path) => path.endsWith('.test.js'))
 const groups = {
   unit: () => [
@@ -36,8 +38,7 @@ const groups = {
   e2e: () => [...tests('dist/test/e2e'), ...tests('dist/test/interop')].filter((path) => !path.includes('kernel-peer')),
   kernel: () => tests('dist/test/interop/kernel-peer'),
   'kernel-short': () => KERNEL_SHORT.map((name) => `dist/test/interop/kernel-peer/${name}.test.js`),
-  // Those with a real kernel are a group of their own.
-  long: () => [...tests('dist/src'), ...tests('dist/test')].filter((path) => !path.includes('kernel-peer')),
+  long: () => [...tests('dist/src'), ...tests('dist/test')].filter(hasLongForm),
 }
 /** Files with rows of the short form, the longest first: two guests run at a time. */
 const KERNEL_SHORT = ['two-primaries', 'resync', 'disks', 'writes', 'connect']
