@@ -340,7 +340,7 @@ const generations: readonly Mutant[] = [
       },
       {
         file: VOLUME,
-        find: 'return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT\n  }\n\n  get dataAccessible',
+        find: 'return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT || this.state.conn === C_AHEAD\n  }\n\n  get dataAccessible',
         replace: 'return true\n  }\n\n  get dataAccessible',
       },
     ],
