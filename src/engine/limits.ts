@@ -46,6 +46,8 @@ export const RESYNC_WINDOW_BUSY_BYTES = 512 * KIB
 export const PACE_BYTES_MIN = 32 * KIB
 export const PACE_DELAY_MS_MIN = 1
 export const PACE_SLOT_MS = 500
+/** A client that asks for something now and then is at work in between: the window would be full when it comes again. */
+export const PACE_BESIDE_MS = 500
 /** One checksum covers so much at most: the smaller, the less is transferred for one block that differs. */
 export const CHECKSUM_BYTES_MAX = 32 * KIB
 /** How long after an application request the disk counts as busy. */

@@ -149,6 +149,13 @@ describe('clients at work', () => {
     assert.ok(after.bytesPerMs > 0.8 * alone.bytesPerMs)
   })
 
+  it('a client that comes every few hundred milliseconds is not met by a full window', () => {
+    const pacer = pacerOf()
+    const path = { bytesPerMs: 100 * KIB, delayMs: 20 }
+    const seen = run(pacer, { ...path, busy: (nowMs) => nowMs % 300 < 2 }, 10_000)
+    assert.ok(seen.inFlightBytes <= FILL_BYTES + PACE_BYTES_MIN, `${seen.inFlightBytes} bytes in flight`)
+  })
+
   it('but c-min-rate is reached, if the path can do it', () => {
     const minKib = 2048
     const path = { bytesPerMs: 20 * KIB, delayMs: 200, busy: () => true }

@@ -14,6 +14,7 @@
 import { KIB } from '../base/units.ts'
 import type { ResyncPace } from '../runtime/api.ts'
 import {
+  PACE_BESIDE_MS,
   PACE_BYTES_MIN,
   PACE_DELAY_MS_MIN,
   PACE_SLOT_MS,
@@ -44,6 +45,8 @@ export class ResyncPacer {
   #round = newRound(0)
   /** What a request takes that waits for nothing. */
   #shortestMs = Number.POSITIVE_INFINITY
+  /** When clients were last seen at work. */
+  #busyAtMs = Number.NEGATIVE_INFINITY
   /** Answered in this slot. */
   #slotBytes = 0
   #slotSinceMs = 0
@@ -81,8 +84,10 @@ export class ResyncPacer {
   /** Bytes that may be asked for and not answered. `busy`: clients are at work. */
   windowBytes(busy: boolean, nowMs: number): number {
     if (this.#dynamic === undefined) return busy ? RESYNC_WINDOW_BUSY_BYTES : RESYNC_WINDOW_BYTES
-    if (nowMs - this.#slotSinceMs >= this.#slotMs) this.#endSlot(busy, nowMs)
-    return busy && this.#rateMinKib > 0 ? Math.min(this.#windowBytes, this.#busyBytes) : this.#windowBytes
+    if (busy) this.#busyAtMs = nowMs
+    const beside = nowMs - this.#busyAtMs < PACE_BESIDE_MS
+    if (nowMs - this.#slotSinceMs >= this.#slotMs) this.#endSlot(beside, nowMs)
+    return beside && this.#rateMinKib > 0 ? Math.min(this.#windowBytes, this.#busyBytes) : this.#windowBytes
   }
 
   /** The largest single request: no bursts at a low rate; and what its own transfer takes would pass for waiting. */

@@ -173,7 +173,8 @@ rows('resync', (row) => {
     'c-plan-ahead: coprime as target asks for no more than c-fill-target while its client is at work',
     async (pair) => {
       const inFlight = new ResyncInFlight(pair)
-      const bytesMax = FILL_SECTORS * 512 + 32 * KIB
+      // One request more may begin while there is room for a part of it.
+      const bytesMax = 2 * FILL_SECTORS * 512
       const disk = { ...CONTROLLER, 'c-max-rate': '200M', 'c-min-rate': 1 }
       // A kernel as source gives way by itself, and would leave us nothing to do.
       await pair.inSync({ device: 'large', disk, kernel: { disk: { 'c-min-rate': 0 } } })
