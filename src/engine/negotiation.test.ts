@@ -365,6 +365,7 @@ describe('two new disks', () => {
     peer.sendUuids({ current: 0x9990n, bitmap: UUID_JUST_CREATED, uuidFlags: UF_SKIP_INITIAL_SYNC })
     assert.deepEqual([host.volume.status().disk, host.volume.bitmap?.count], ['UpToDate', 0])
     assert.equal(host.superblock.current, 0x9990n)
+    assert.equal(peer.taken('P_UUIDS').at(-1)?.current, 0x9990n, 'and the peer is told')
   })
 
   it('new-current-uuid --clear-bitmap skips it from here', () => {

@@ -300,6 +300,8 @@ export class Negotiation {
     ) {
       volume.engine.log('info', 'the peer skips the initial sync: both disks count as equal', volume.number)
       volume.declareInSync(packet.current)
+      // A kernel that is to be the target later takes over the generation that it was told of last.
+      this.sendUuids(0)
     }
   }
 

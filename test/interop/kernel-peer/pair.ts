@@ -11,6 +11,7 @@ import assert from 'node:assert/strict'
 import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { within } from '../../e2e/processes.ts'
 import { scratchFolder } from '../../support/scratch.ts'
 import { CoprimeHost } from './coprime-host.ts'
 import { type ConfSections, coprimeConf, kernelConf, type Options } from './drbd-conf.ts'
@@ -337,6 +338,7 @@ export function writeRange(path: string, offsetBytes: number, data: Uint8Array):
 // ---- rows -------------------------------------------------------------------------------------------------------------
 
 const ROW_LIMIT_MS = 300_000
+const STORY_LIMIT_MS = 40_000
 
 type Run = (pair: KernelPair) => Promise<void>
 
@@ -378,7 +380,8 @@ export function rows(title: string, add: (row: RowAdder) => void): void {
 
 async function runRow(pair: KernelPair, run: (pair: KernelPair) => Promise<void>): Promise<void> {
   try {
-    await run(pair)
+    // Not left to the runner: it would tell nothing of where the row stands.
+    await within(ROW_LIMIT_MS - STORY_LIMIT_MS, 'the row', run(pair))
   } catch (error) {
     const story = await pair.story().catch((cause: unknown) => `(no story: ${String(cause)})`)
     throw new Error(`${error instanceof Error ? error.message : String(error)}\n${story}`, { cause: error })

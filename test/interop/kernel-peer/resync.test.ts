@@ -66,6 +66,23 @@ rows('resync', (row) => {
     },
   )
 
+  for (const target of ['coprime', 'kernel'] as const) {
+    row(
+      `${target} is invalidated right after the initial sync was skipped: both have one generation afterwards`,
+      async (pair) => {
+        await pair.inSync()
+        if (target === 'coprime') await pair.coprime.command({ command: 'invalidate' })
+        else await pair.kernel.drbdadm('invalidate r0')
+        await pair.clean()
+        await pair.coprime.command({ command: 'disconnect' })
+        await pair.coprime.command({ command: 'connect' })
+        await pair.clean()
+        assert.equal(pair.coprime.logged(/resync as (source|target) begins/), 1, 'no second one')
+        await pair.finish()
+      },
+    )
+  }
+
   for (const useRle of [true, false]) {
     for (const source of ['coprime', 'kernel'] as const) {
       const add = useRle ? row.short : row
