@@ -1,12 +1,11 @@
 // Mistakes that the order of the coordinator could have: who writes when, what counts as an acknowledgement, and what becomes
 // of writes that had asked when somebody is lost.
 
-import { foundBy, foundExploring, type Mutant, mutant } from './mutant.ts'
+import { foundBy, foundExploring, mutant, type Mutant } from './mutant.ts'
 
 const ORDER = 'engine/order/coordinator.ts'
 const ASKED = 'engine/asked-writes.ts'
 const PEER = 'engine/peer-io.ts'
-const WRITES = 'engine/volume-io.ts'
 
 const order: readonly Mutant[] = [
   mutant(
@@ -91,6 +90,7 @@ const acknowledgements: readonly Mutant[] = [
         replace: '      else if (!write.asksFirst) this.#acknowledge(write)\n    }\n    this.#finish(write)',
       },
     ],
+    by: { scenario: 'both-hosts-die-at-an-answer' },
   },
   {
     name: 'write-now-acks-before-disk',
@@ -108,6 +108,7 @@ const acknowledgements: readonly Mutant[] = [
           '      else if (!write.asksFirst || !volume.engine.settings.order.writeNowAcks) this.#acknowledge(write)\n    }\n    this.#finish(write)',
       },
     ],
+    by: { scenario: 'both-hosts-die-at-an-answer-with-write-now-acks' },
   },
   mutant(
     'write-now-taken-for-ack',
@@ -123,50 +124,48 @@ const acknowledgements: readonly Mutant[] = [
     'if (write.asksFirst && !write.ordered) this.#order(write, NF_WRITTEN)\n      else this.#acknowledge(write)',
     'if (write.asksFirst && !write.ordered) this.#order(write, NF_WRITTEN)\n      this.#acknowledge(write)',
   ),
-  mutant(
-    'coordinator-read-rule-off',
-    'a read does not wait for an own write that the peer has not acknowledged',
-    'engine/requests.ts',
-    "if (present.kind === 'local-write') return present.started && (readRule || present.localPending)",
-    "if (present.kind === 'local-write') return present.localPending",
+  foundExploring(
+    'write-of-b-equal-read-b-a',
+    mutant(
+      'coordinator-read-rule-off',
+      'a read does not wait for an own write that the peer has not acknowledged',
+      'engine/requests.ts',
+      "if (present.kind === 'local-write') return present.started && (readRule || present.localPending)",
+      "if (present.kind === 'local-write') return present.localPending",
+    ),
   ),
-  mutant(
-    'read-before-own-word',
-    'the coordinator lets a write that asked be read before it is on the disk of the host that asked',
-    PEER,
-    'if (this.#unconfirmed.get(write.blockIdLo) !== write) this.#io.release(write)',
-    'this.#io.release(write)',
+  foundBy(
+    'both-hosts-die-at-a-read',
+    mutant(
+      'read-before-own-word',
+      'the coordinator lets a write that asked be read before it is on the disk of the host that asked',
+      PEER,
+      'if (this.#unconfirmed.get(write.blockIdLo) !== write) this.#io.release(write)',
+      'this.#io.release(write)',
+    ),
   ),
-  mutant(
-    'own-word-before-disk',
-    'the host that asked says that the write is on its disk when it is told to write it',
-    ASKED,
-    '    this.order(write)\n    return (nowFlags',
-    '    this.order(write)\n    this.onWrittenHere(write, false)\n    return (nowFlags',
+  foundBy(
+    'both-hosts-die-at-a-read',
+    mutant(
+      'own-word-before-disk',
+      'the host that asked says that the write is on its disk when it is told to write it',
+      ASKED,
+      '    this.order(write)\n    return (nowFlags',
+      '    this.order(write)\n    this.onWrittenHere(write, false)\n    return (nowFlags',
+    ),
   ),
 ]
 
 const losses: readonly Mutant[] = [
-  mutant(
-    'lost-asking-write-not-marked',
-    'a write that was sent and not written here is not out of sync when the link is lost',
-    ASKED,
-    '      this.#io.volume.bitmap?.set(from, to)\n',
-    '      void [from, to]\n',
-  ),
-  mutant(
-    'left-write-is-done',
-    'a write that was acknowledged and not written here counts as done when the link is lost',
-    WRITES,
-    "      if (write.here === 'left') this.#maybeWriteAlone(write)\n      return\n",
-    "      if (write.here !== 'left') return\n",
-  ),
-  mutant(
-    'refused-write-not-answered',
-    'a coordinator without a disk refuses a write that asks without P_WRITE_NOW',
-    PEER,
-    'if ((packet.flags & DP_ASKS_FIRST) !== 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)',
-    'if ((packet.flags & DP_ASKS_FIRST) < 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)',
+  foundBy(
+    'coordinator-without-a-disk',
+    mutant(
+      'refused-write-not-answered',
+      'a coordinator without a disk refuses a write that asks without P_WRITE_NOW',
+      PEER,
+      'if ((packet.flags & DP_ASKS_FIRST) !== 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)',
+      'if ((packet.flags & DP_ASKS_FIRST) < 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)',
+    ),
   ),
   {
     name: 'order-mismatch-accepted',

@@ -45,12 +45,15 @@ const held: readonly Mutant[] = [
     what: 'a lock is handed over while writes are under way in its extent',
     edits: GRANTED_IN_USE,
   },
-  mutant(
-    'locks-kept-after-a-disconnect',
-    'a host keeps its locks when the link is lost',
-    LOCKS,
-    '    this.#locks.clear()\n    this.#generation++\n',
-    '',
+  foundBy(
+    'link-flaps-under-lock-extents',
+    mutant(
+      'locks-kept-after-a-disconnect',
+      'a host keeps its locks when the link is lost',
+      LOCKS,
+      '    this.#locks.clear()\n    this.#generation++\n',
+      '',
+    ),
   ),
   mutant(
     'lock-kept-at-hand-over',
@@ -212,12 +215,15 @@ export const autoMutants: readonly Mutant[] = [
     'extent <= last; extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
     'extent <= Math.min(last, this.locks.firstExtent(write)); extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
   ),
-  mutant(
-    'shares-kept-after-a-disconnect',
-    'all extents stay what they were when the link is lost',
-    AUTO,
-    '    super.onPeerLost()\n',
-    '',
+  foundBy(
+    'link-flaps-under-auto',
+    mutant(
+      'shares-kept-after-a-disconnect',
+      'all extents stay what they were when the link is lost',
+      AUTO,
+      '    super.onPeerLost()\n',
+      '',
+    ),
   ),
   mutant(
     'other-host-shares',

@@ -147,6 +147,8 @@ const twoWrites = ([ranges, [a, b]]: [string, readonly [Range, Range]]): NamedPl
     // One client that looks on both hosts, one after the other.
     named(`write-${ranges}-read-b-a`, [write('a', a), read('b', ALL), read('a', ALL, [1])], { short }),
     named(`write-${ranges}-read-a-b`, [write('a', a), read('a', ALL), read('b', ALL, [1])], { short }),
+    named(`write-of-b-${ranges}-read-a-b`, [write('b', a), read('a', ALL), read('b', ALL, [1])], { short }),
+    named(`write-of-b-${ranges}-read-b-a`, [write('b', a), read('b', ALL), read('a', ALL, [1])], { short }),
     named(`two-writes-${ranges}-held`, both, { beginning: HELD, orders: LOCKING, short }),
     named(`two-writes-${ranges}-shared`, both, { beginning: SHARED, orders: ['auto'], short }),
   ]

@@ -3,6 +3,7 @@
 import { MIB } from '../../base/units.ts'
 import type { OrderName } from '../../runtime/api.ts'
 import { ORDER_NAMES } from '../../wire/drbd/constants.ts'
+import type { PendingRequest } from '../client.ts'
 import { expect } from '../failure.ts'
 import type { SimHost } from '../host.ts'
 import { type HostName, otherHost } from '../network.ts'
@@ -273,27 +274,140 @@ scenario(
 // same place. The word that it may comes on another stream than those writes, and can overtake them.
 scenario(
   'promotion-meets-writes',
-  { seeds: 20, world: { order: 'coordinator', network: { delayUsMin: 50, delayUsMax: 5_000, longDelayPerMille: 0 } } },
+  {
+    seeds: 20,
+    world: {
+      order: 'coordinator',
+      // Disks that are quicker than the link: a promotion writes into the superblock and the log first.
+      network: { delayUsMin: 50, delayUsMax: 5_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 5, latencyUsMax: 20, slowPerMille: 0, flushUsMax: 20 },
+    },
+  },
   (world) => {
     const name = coordinatorOf(world)
     const host = world.host(name)
     const client = world.client(name)
-    const draw = (): { sector: number; sectors: number } => ({
-      sector: 8 + world.prng.intInclusive(0, 8),
-      sectors: world.prng.intInclusive(1, 8),
-    })
-    const writes = { inFlightMax: 6, pauseUsMax: 20, region: { sector: 8, sectors: 16 }, hotBlocks: 0 }
-    const other = new Workload(world, { ...CROWDED, ...writes, hosts: [otherHost(name)], requestsPerClient: 2_000 })
+    const region = { sector: 8, sectors: 96 }
     for (let round = 0; round < 6; round++) {
       host.wantsPrimary = false
       host.command({ type: 'secondary' })
       world.runUntil(() => !host.isPrimary, { stepsMax: 500_000, what: 'the demotion' })
+      const other = new Workload(world, {
+        hosts: [otherHost(name)],
+        requestsPerClient: 2_000,
+        inFlightMax: 8,
+        region,
+        hotBlocks: 0,
+        requestSectorsMax: 4,
+        pauseUsMax: 20,
+        weights: { read: 0, write: 1, fua: 0, zero: 0, flush: 0 },
+      })
       runShortly(world)
       world.wantPrimary(name)
       world.runUntil(() => host.isPrimary, { stepsMax: 500_000, what: 'the promotion' })
-      const requests = [client.write(draw()), client.write(draw()), client.write(draw())]
-      for (const request of requests) world.settle(request)
+      other.stop()
+      world.settle(client.write(region))
+      world.runUntil(() => other.isDone, { stepsMax: 500_000, what: 'the end of the writes before it' })
+      // Nobody writes over it any more.
+      const readers = [client, world.client(otherHost(name))]
+      for (const read of readers.map((each) => each.read(region))) world.settle(read)
     }
-    other.stop()
   },
 )
+
+/** Disks that take their time, each another one, on hosts that are near to each other. */
+const SLOW_DISKS: WorldChoice = {
+  network: { delayUsMin: 20, delayUsMax: 100, longDelayPerMille: 0 },
+  disk: { latencyUsMin: 20, latencyUsMax: 20_000, slowPerMille: 0 },
+}
+
+/** Both processes at the same moment, or, if what is at stake is durable, the power of both. */
+function bothDie(world: World, durable: boolean): void {
+  for (const host of world.hosts) {
+    if (durable) host.powerCut()
+    else host.crashProcess()
+  }
+}
+
+// Goal: a write of the other host that was answered is on both disks: it is there whoever is the source after both have died.
+for (const writeNowAcks of [false, true]) {
+  const world = (seed: number): WorldChoice => {
+    const coordinator = (['flag', 'local', 'peer'] as const)[seed % 3] ?? 'flag'
+    const order = { name: 'coordinator' as const, writeNowAcks, coordinator, extentBytes: MIB, extentsMax: 16 }
+    return { ...SLOW_DISKS, settings: { order } }
+  }
+  const name = `both-hosts-die-at-an-answer${writeNowAcks ? '-with-write-now-acks' : ''}`
+  scenario(name, { seeds: 15, world }, (world) => {
+    world.keepAlive({ msMin: 10, msMax: 300 })
+    for (let round = 0; round < 6; round++) {
+      world.runUntil(() => world.hosts.every((host) => host.isPrimary), { stepsMax: 500_000, what: 'two Primaries' })
+      const client = world.client(otherHost(coordinatorOf(world)))
+      const fua = world.prng.chance(1, 2)
+      world.settle(client.write({ sector: 8, sectors: 8, fua }))
+      bothDie(world, fua)
+      world.awaitInSync()
+    }
+  })
+}
+
+// Goal: what a reader of the coordinator has seen is on both disks, too, also before its writer has an answer. (The checkers would
+// forgive it: for a write that was not answered they allow more than the orders do.)
+scenario(
+  'both-hosts-die-at-a-read',
+  {
+    seeds: 15,
+    world: (seed) => {
+      const coordinator = seed % 2 === 0 ? ('local' as const) : ('peer' as const)
+      const order = { name: 'coordinator' as const, writeNowAcks: false, coordinator, extentBytes: MIB, extentsMax: 16 }
+      const network = { delayUsMin: 500, delayUsMax: 3_000, longDelayPerMille: 0 }
+      return {
+        ...SLOW_DISKS,
+        network,
+        disk: { latencyUsMin: 20, latencyUsMax: 1_000, slowPerMille: 0 },
+        settings: { order },
+      }
+    },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 10, msMax: 300 })
+    const read = (host: HostName): string => {
+      const request = world.client(host).read({ sector: 10 })
+      world.settle(request)
+      return String(request.data)
+    }
+    let before = ''
+    for (let round = 0; round < 6; round++) {
+      world.runUntil(() => world.hosts.every((host) => host.isPrimary), { stepsMax: 500_000, what: 'two Primaries' })
+      const coordinator = coordinatorOf(world)
+      // The first one, at the disk of the other host, holds up the second one there; only that one writes sector 10.
+      world.client(coordinator).write({ sector: 8, sectors: 2 })
+      world.client(otherHost(coordinator)).write({ sector: 9, sectors: 2 })
+      world.runFor({ ms: world.prng.intInclusive(0, 6) })
+      const seen = read(coordinator)
+      bothDie(world, false)
+      world.awaitInSync()
+      world.runUntil(() => world.hosts.some((host) => host.isPrimary), { stepsMax: 500_000, what: 'a Primary' })
+      const after = read(world.host('a').isPrimary ? 'a' : 'b')
+      expect(seen === before || after === seen, 'what was read is gone after the crash of both', 'durability')
+      before = after
+    }
+  },
+)
+
+// Goal: a coordinator without a disk refuses writes that ask, at once: the other host does not wait for a time-out.
+scenario('coordinator-without-a-disk', { seeds: 20, world: { order: 'coordinator' } }, (world) => {
+  const coordinator = coordinatorOf(world)
+  const client = world.client(otherHost(coordinator))
+  const requests: PendingRequest[] = []
+  for (let i = 0; i < 12; i++) requests.push(client.write({ sector: 8 + (i % 4), sectors: 4 }))
+  world.runFor({ ms: world.prng.intInclusive(0, 4) })
+  world.host(coordinator).command({ type: 'detach', volume: 0, force: true })
+  for (let i = 0; i < 12; i++) {
+    requests.push(client.write({ sector: 8 + (i % 4), sectors: 4 }))
+    world.runFor({ ms: 1 })
+  }
+  const bounds = { stepsMax: 500_000, msMax: 1_500, what: 'answers to writes that were refused' }
+  world.runUntil(() => requests.every((request) => request.settled), bounds)
+  world.host(coordinator).command({ type: 'attach', volume: 0 })
+  world.awaitInSync()
+})
