@@ -1,7 +1,7 @@
 // Mistakes that the order of the coordinator could have: who writes when, what counts as an acknowledgement, and what becomes
 // of writes that had asked when somebody is lost.
 
-import { foundBy, foundExploring, mutant, type Mutant } from './mutant.ts'
+import { foundBy, foundExploring, type Mutant, mutant } from './mutant.ts'
 
 const ORDER = 'engine/order/coordinator.ts'
 const ASKED = 'engine/asked-writes.ts'
