@@ -135,13 +135,6 @@ const waiting: readonly Mutant[] = [
     '    if (this.#waiters.length > 0) this.#advance()\n  }\n\n  /** The coordinator takes',
     '  }\n\n  /** The coordinator takes',
   ),
-  mutant(
-    'read-waits-for-a-lock',
-    'a read waits for an own write that has not begun, because it waits for a lock',
-    'engine/requests.ts',
-    "if (present.kind === 'local-write') return present.started && (readRule || present.localPending)",
-    "if (present.kind === 'local-write') return readRule || present.localPending",
-  ),
   {
     name: 'closed-lock-entered',
     what: 'new writes enter a lock that the peer has waited for long enough: no fair hand-over',
