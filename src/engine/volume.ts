@@ -351,7 +351,6 @@ export class Volume implements MetadataHost, ActivityHost {
       return
     }
     this.#metadata = metadata
-    this.exposed.clear()
     this.usableSectors = capped(metadata.usableSectors, this.userSectors)
     const sectors =
       superblock.laSizeSectors > 0 ? Math.min(superblock.laSizeSectors, metadata.usableSectors) : this.usableSectors
@@ -395,6 +394,7 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   #onAttachWritten(superblock: Superblock): void {
+    this.exposed.clear()
     const peerOutdated = (superblock.flags & MDF_PEER_OUTDATED) !== 0
     if (this.state.conn >= C_CONNECTED) {
       this.change({ disk: D_NEGOTIATING }, 'attached')
@@ -454,14 +454,15 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   onMetadataError(error: DiskError): void {
-    if (this.state.disk <= D_FAILED) return
+    const { disk } = this.state
+    if (disk === D_DISKLESS || disk === D_FAILED) return
     this.engine.log(
       'error',
       `metadata write failed (${error.code}: ${error.message}); the disk is given up`,
       this.number,
     )
-    if (this.state.disk === D_ATTACHING) this.#finishAttach(new Error(error.message))
     this.detach('metadata I/O error')
+    if (disk === D_ATTACHING) this.#finishAttach(new Error(error.message))
   }
 
   // ---- metadata ----------------------------------------------------------------------------------------------------------

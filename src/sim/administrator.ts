@@ -52,8 +52,13 @@ export class Administrator {
     const done = (): void => {
       this.#busy.delete(replica)
     }
-    if (diskless !== undefined) host.command({ type: 'attach', volume: diskless.volume }, done)
-    else if (this.#isRefused(status)) {
+    if (diskless !== undefined) {
+      host.command({ type: 'attach', volume: diskless.volume }, (result) => {
+        // Its data are not those that clients saw last: the peer has them.
+        if (result.code === 0 || host.status()?.connection !== 'StandAlone') done()
+        else host.command({ type: 'connect', discardMyData: false }, done)
+      })
+    } else if (this.#isRefused(status)) {
       host.crashProcess()
       host.start()
     } else host.command({ type: 'connect', discardMyData: false }, done)
