@@ -10,6 +10,8 @@ import type { World } from './world.ts'
 const LOOKS_EVERY_US = 700_000
 /** A host that needs more help than this is broken. */
 const HELP_MAX = 20
+/** What a Primary says that cannot go on with its peer's data. */
+const REFUSALS = ['this host is Primary', "the peer's data are not those that clients of this host saw last"]
 
 export class Administrator {
   readonly #world: World
@@ -54,20 +56,29 @@ export class Administrator {
     }
     if (diskless !== undefined) {
       host.command({ type: 'attach', volume: diskless.volume }, (result) => {
-        // Its data are not those that clients saw last: the peer has them.
-        if (result.code === 0 || host.status()?.connection !== 'StandAlone') done()
-        else host.command({ type: 'connect', discardMyData: false }, done)
+        const now = host.status()
+        // Its data are not those that clients saw last: the peer has them, or nobody.
+        if (result.code === 0 || now?.connection !== 'StandAlone') done()
+        else this.#connect(host, now, done)
       })
-    } else if (this.#isRefused(status)) {
+    } else this.#connect(host, status, done)
+  }
+
+  #connect(host: SimHost, status: ResourceStatus, done: () => void): void {
+    if (this.#isRefused(status)) {
       host.crashProcess()
       host.start()
     } else host.command({ type: 'connect', discardMyData: false }, done)
   }
 
-  /** A Primary without good data of its own cannot take the peer's while it is in use (DRBD's rr-conflict disconnect). */
+  /**
+   * A Primary without good data of its own cannot take the peer's while it is in use (DRBD's rr-conflict disconnect), nor data
+   * of another generation than its clients saw. What they lose with it is for the checkers of the history to judge.
+   */
   #isRefused(status: ResourceStatus): boolean {
-    const isPrimary = status.role === 'Primary' && status.connectionReason?.startsWith('this host is Primary') === true
-    return isPrimary && status.volumes.some((volume) => volume.disk !== 'UpToDate')
+    const { role, connectionReason = '', volumes } = status
+    const isRefused = REFUSALS.some((reason) => connectionReason.startsWith(reason))
+    return role === 'Primary' && isRefused && volumes.some((volume) => volume.disk !== 'UpToDate')
   }
 
   #renew(host: SimHost): void {
