@@ -381,6 +381,8 @@ export class PeerIo {
     if ((packet.flags & DP_ASKS_FIRST) !== 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)
     this.#ack('P_NEG_ACK', packet, packet.type === 'P_DATA' ? sizeBytes : 0)
     this.#io.volume.engine.connection.receivedEpochs.written(epoch)
+    // It is as good as applied for those of ours that had to wait for it.
+    this.#io.restartPostponed(packet.sector, sizeBytes / 512)
   }
 
   #sendAck(

@@ -546,6 +546,8 @@ export class VolumeIo {
       write.postponedAtMs = this.volume.engine.nowMs
       write.peerPending = false
       if (!this.volume.engine.connection.coprimePeer) this.#armRetryAlone()
+      // Without a disk the write that it is to wait for was refused, and nothing will tell when it is over.
+      else if (this.volume.state.disk < D_INCONSISTENT && !this.#meetsPeerWrite(write)) this.#restartAgain(write)
       if (write.epoch !== undefined) write.epoch.withdrawn++
       this.inFlight.delete(cookie)
       this.retried++
