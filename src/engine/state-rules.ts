@@ -120,7 +120,9 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
 function raised(disk: number, previousDisk: number, conn: number, previousConn: number): number {
   if (disk !== D_CONSISTENT && disk !== D_OUTDATED) return disk
   if (conn === C_CONNECTED && previousConn > C_CONNECTED) return D_OUTDATED
-  if (conn === C_CONNECTED && previousConn === C_CONNECTED && previousDisk === D_OUTDATED) return D_OUTDATED
+  // Nor does anything but an attach: a host that says so of its disk, which was good, knows of newer data.
+  const wasAttached = previousDisk >= D_OUTDATED
+  if (disk === D_OUTDATED && conn === C_CONNECTED && previousConn === C_CONNECTED && wasAttached) return D_OUTDATED
   return D_UPTODATE
 }
 
