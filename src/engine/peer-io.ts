@@ -93,7 +93,9 @@ export class PeerIo {
       connection.protocolError(`the peer asks for the order of its write, which this host does not decide`)
       return
     }
-    if (volume.state.disk < D_INCONSISTENT) {
+    const { disk, pdsk } = volume.state
+    // The only copy may not stand on data that are known to be old: the next disk that is good would overwrite it.
+    if (disk < D_INCONSISTENT || (pdsk < D_INCONSISTENT && disk < D_UPTODATE)) {
       this.#refuse(packet, sizeBytes, epoch)
       return
     }
@@ -109,7 +111,7 @@ export class PeerIo {
     else if (packet.type === 'P_WSAME') data = repeat(packet.payload, sizeBytes)
     const unmap = packet.type === 'P_TRIM' || (packet.type === 'P_ZEROES' && (packet.flags & DP_DISCARD) !== 0)
     const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch, this.nextPosition())
-    write.onlyCopy = volume.state.pdsk < D_INCONSISTENT
+    write.onlyCopy = pdsk < D_INCONSISTENT
     // At once: a resync that begins before it is applied has to know of it.
     if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
     io.activate(write)

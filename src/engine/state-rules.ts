@@ -104,7 +104,7 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
   }
   if (state.conn >= C_CONNECTED && state.conn < C_AHEAD) {
     state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
-    state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
+    if (!isOldForDiskless(state, previous)) state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
   }
   clampDisks(state)
   if (context.fencing === FENCING_STONITH && isUnfencedAlone(state) && !isUnfencedAlone(previous)) state.suspFen = true
@@ -123,6 +123,13 @@ function raised(disk: number, previousDisk: number, conn: number, previousConn: 
   if (conn === C_CONNECTED && previousConn === C_CONNECTED && previousDisk === D_OUTDATED) return D_OUTDATED
   return D_UPTODATE
 }
+
+/**
+ * Our disk was lost in a handshake that had made the peer the target of a resync: its disk, which was good, is Outdated now.
+ * Ours, which was to be the source, is newer, and would overwrite later what is written there.
+ */
+const isOldForDiskless = ({ disk, pdsk }: StateWord, previous: StateWord): boolean =>
+  disk < D_INCONSISTENT && pdsk === D_OUTDATED && previous.conn === C_CONNECTED && previous.pdsk > D_OUTDATED
 
 interface DiskRange {
   readonly min: number

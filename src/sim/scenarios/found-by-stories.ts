@@ -252,3 +252,63 @@ scenario('diskless-primary-that-left-its-peer', { seeds: 20, world: { initialSyn
   a.command({ type: 'disconnect', force: true })
   world.runFor({ ms: world.prng.intInclusive(0, 500) })
 })
+
+// Found (arbitration, seed 1344): a write was told to go out again after the peer's, which then met no disk any more and was
+// refused: nothing came that could start it, and a resync waited for it.
+scenario(
+  'retried-write-whose-own-disk-is-gone',
+  {
+    seeds: 40,
+    world: { network: { delayUsMin: 500, delayUsMax: 8_000 }, disk: { latencyUsMax: 5_000 }, initialSync: 'skip' },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 100, msMax: 1_000 })
+    const [one, other] = world.prng.chance(1, 2) ? (['a', 'b'] as const) : (['b', 'a'] as const)
+    // Each overlaps the other in part: one of them has to be sent again.
+    for (let i = 0; i < 12; i++) {
+      world.client(one).write({ sector: 8 * i, sectors: 12 })
+      world.client(other).write({ sector: 8 * i + 6, sectors: 12 })
+    }
+    world.runFor({ ms: world.prng.intInclusive(0, 12) })
+    world.host(one).command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: 500 })
+  },
+)
+
+// Found (coordinator, seed 1417): a Primary lost its disk in the middle of a handshake that had made its peer the target of a
+// resync. The peer said that its disk is Outdated, was taken for UpToDate all the same, and its acknowledgement of a write for
+// good: when the Primary's disk came back the write was gone.
+scenario(
+  'source-loses-its-disk-in-the-handshake',
+  {
+    seeds: 40,
+    world: {
+      primaries: ['a'],
+      network: { delayUsMin: 50, delayUsMax: 200, longDelayPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 100, delayUsMax: 1_000 },
+    },
+  },
+  (world) => {
+    const a = world.host('a')
+    let struck = false
+    world.settle(world.client('a').write({ sector: 8, text: 'before' }))
+    world.network.cut()
+    world.observer = {
+      onStatus: (host, status) => {
+        if (struck || host !== 'a' || status.connection !== 'WFReportParams') return
+        struck = true
+        world.scheduler.after(world.prng.intInclusive(0, 400), 'the disk of a is detached', () => {
+          a.command({ type: 'detach', volume: 0, force: true })
+        })
+      },
+    }
+    world.runUntil(() => struck && a.isDiskless, { stepsMax: 500_000, what: 'a handshake' })
+    const client = world.client('a')
+    for (let i = 0; i < 5; i++) {
+      client.write({ sector: 8, text: `without a disk ${i}` })
+      world.runFor({ ms: world.prng.intInclusive(0, 10) })
+    }
+    world.runFor({ ms: 500 })
+  },
+)
