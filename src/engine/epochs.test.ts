@@ -238,7 +238,7 @@ describe('ReceivedEpochs', () => {
     const third = epochs.received()
     epochs.onBarrier(3)
     epochs.written(third)
-    assert.deepEqual(host.sent, ['ack 1 of 1, some withdrawn', 'ack 3 of 1'])
+    assert.deepEqual(host.sent, ['ack 1 of 1, some withdrawn', 'ack 3 of 1, some withdrawn'])
   })
 
   it('tells which epoch may go to disk', () => {
@@ -266,5 +266,17 @@ describe('ReceivedEpochs', () => {
     assert.deepEqual(host.sent, [])
     epochs.written(third)
     assert.deepEqual(host.sent, ['ack 1 of 1'])
+  })
+
+  it('the acknowledgement behind an epoch of which nothing is left is held back, too', () => {
+    const host = testHost(true)
+    const epochs = new ReceivedEpochs(host)
+    epochs.withdrawn(epochs.received())
+    epochs.onBarrier(1)
+    epochs.written(epochs.received())
+    epochs.onBarrier(2)
+    epochs.written(epochs.received())
+    epochs.onBarrier(3)
+    assert.deepEqual(host.sent, ['ack 2 of 1, some withdrawn', 'ack 3 of 1'])
   })
 })

@@ -137,6 +137,8 @@ export class ReceivedEpochs {
   #current: ReceivedEpoch = { index: 0, count: 0, pending: 0, withdrawn: false, barrier: undefined, lost: false }
   /** Closed by a barrier that is not acknowledged yet; oldest first. */
   readonly #closed: ReceivedEpoch[] = []
+  /** All writes of the epochs right before were withdrawn, so nothing was acknowledged for them. */
+  #emptyBefore = false
   #flushing = false
 
   constructor(host: EpochHost) {
@@ -185,6 +187,7 @@ export class ReceivedEpochs {
     for (const epoch of this.#closed) epoch.lost = true
     this.#current.lost = true
     this.#closed.length = 0
+    this.#emptyBefore = false
     this.#current = {
       index: this.#current.index + 1,
       count: 0,
@@ -201,9 +204,11 @@ export class ReceivedEpochs {
       this.#closed.shift()
       advanced = true
       // An epoch of which nothing is left has no acknowledgement: the kernel takes a count of 0 for an error (7.5).
+      // The next one stands for it, and is too early as long as the kernel is at work on what it withdrew (soak, seed 7).
       if (epoch.count > 0) {
-        this.#host.sendBarrierAck(epoch.barrier ?? 0, epoch.count, epoch.withdrawn)
-      }
+        this.#host.sendBarrierAck(epoch.barrier ?? 0, epoch.count, epoch.withdrawn || this.#emptyBefore)
+        this.#emptyBefore = false
+      } else if (epoch.withdrawn) this.#emptyBefore = true
     }
     if (!advanced) return
     if (!this.#host.strictEpochs) this.#host.onEpochAdvance()
