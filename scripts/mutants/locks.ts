@@ -201,12 +201,15 @@ export const autoMutants: readonly Mutant[] = [
     '    lock.shared = shared\n',
     '    lock.shared = shared && extent < 0\n',
   ),
-  mutant(
-    'spanning-write-asks-for-its-first-extent',
-    'a write over several extents asks only if the first one is shared',
-    AUTO,
-    'extent <= last; extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
-    'extent <= Math.min(last, this.locks.firstExtent(write)); extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
+  foundExploring(
+    'two-writes-spanning-next-shared',
+    mutant(
+      'spanning-write-asks-for-its-first-extent',
+      'a write over several extents asks only if the first one is shared',
+      AUTO,
+      'extent <= last; extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
+      'extent <= Math.min(last, this.locks.firstExtent(write)); extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
+    ),
   ),
   foundBy(
     'link-flaps-under-auto',
