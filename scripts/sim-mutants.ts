@@ -139,8 +139,8 @@ function hunt(workshop: Workshop, order: string, mutant: Mutant, { seeds, first,
     const [line, checker = '', text] = found
     const seed = text === undefined ? undefined : Number(text)
     const detail = output.slice(output.indexOf(line) + line.length + 1).split('\n')[0] ?? ''
-    const again =
-      by === undefined ? ['--scenario', 'random-story', '--seed', `${seed}`] : [...what, '--jobs', `${jobs}`]
+    const scenario = by !== undefined && 'scenario' in by ? by.scenario : 'random-story'
+    const again = seed === undefined ? [...what, '--jobs', `${jobs}`] : ['--scenario', scenario, '--seed', `${seed}`]
     if (workshop.simulate(ORIGINAL, [...again, '--order', order]).status === 0)
       return { mutant, result: 'caught', checker, seed, detail }
     if (by !== undefined || seed === undefined) return { ...nothing, result: 'broken', detail: 'fails without it, too' }

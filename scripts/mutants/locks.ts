@@ -73,6 +73,7 @@ const held: readonly Mutant[] = [
       },
       ...GRANTED_IN_USE.slice(1),
     ],
+    by: { scenario: 'more-extents-in-use-than-locks' },
   },
   mutant(
     'no-lock-for-the-loser',
@@ -80,16 +81,6 @@ const held: readonly Mutant[] = [
     LOCK_EXTENTS,
     'if (!this.host.connected || !this.host.peerMayWrite) {',
     'if (!this.host.connected || !this.host.peerMayWrite || !this.host.holdsFlag) {',
-  ),
-  foundBy(
-    'promotion-meets-writes',
-    mutant(
-      'promotion-under-unlocked-writes',
-      'a host consents to the promotion of its peer while writes are under way that have no lock',
-      LOCK_EXTENTS,
-      'this.#unordered.whenNone(consent)',
-      'consent()',
-    ),
   ),
 ]
 
@@ -201,12 +192,15 @@ export const autoMutants: readonly Mutant[] = [
     '    lock.shared = shared\n',
     '    lock.shared = shared && extent < 0\n',
   ),
-  mutant(
-    'spanning-write-asks-for-its-first-extent',
-    'a write over several extents asks only if the first one is shared',
-    AUTO,
-    'extent <= last; extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
-    'extent <= Math.min(last, this.locks.firstExtent(write)); extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
+  foundExploring(
+    'two-writes-spanning-next-shared',
+    mutant(
+      'spanning-write-asks-for-its-first-extent',
+      'a write over several extents asks only if the first one is shared',
+      AUTO,
+      'extent <= last; extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
+      'extent <= Math.min(last, this.locks.firstExtent(write)); extent++)\n      if (this.locks.lock(extent)?.shared === true) return true',
+    ),
   ),
   foundBy(
     'link-flaps-under-auto',

@@ -8,6 +8,7 @@ import { Replica } from '../../runtime/replica.ts'
 import type { CreateReplica } from '../host.ts'
 import { explore } from './explore.ts'
 import { type NamedPlan, type Plan, plans, variants } from './plans.ts'
+import { Run } from './run.ts'
 
 const createReplica: CreateReplica = (settings, ports) => new Replica(settings, ports)
 const STATES_MAX = 20_000
@@ -38,6 +39,18 @@ test('one write has ten states', () => {
   const { failure, states, ends } = explore({ plan, beginning: [] }, { createReplica, statesMax: STATES_MAX })
   assert.equal(failure, undefined)
   assert.deepEqual({ states, ends }, { states: 10, ends: 2 })
+})
+
+test('plans of shared extents begin with one, the others with none', () => {
+  const variant = variants.find(({ order }) => order === 'auto')
+  assert.ok(variant !== undefined)
+  for (const named of plans.values()) {
+    if (!named.orders.includes('auto')) continue
+    const { hosts } = new Run(named, createReplica, variant).pair
+    const switchesOf = (host: 'a' | 'b'): number => hosts[host].replica.status().volumes[0]?.counters.orderSwitches ?? 0
+    const isShared = /shared|taken-back/.test(named.name)
+    assert.equal(switchesOf('a') + switchesOf('b'), isShared ? 1 : 0, named.name)
+  }
 })
 
 test('without the read rule a value is seen on one host and then not on the other', () => {

@@ -87,7 +87,11 @@ const BESIDE = 64
 
 /** What the locks are like when a plan begins: without a beginning nobody has that of the ranges. */
 const HELD: readonly Beginning[] = [{ host: 'b', sector: BESIDE }]
-const SHARED: readonly Beginning[] = (['a', 'b', 'a', 'b'] as const).map((host) => ({ host, sector: BESIDE }))
+/** Twice handed over by either host. */
+const sharing = (sector: number): readonly Beginning[] =>
+  (['a', 'b', 'a', 'b', 'a', 'b'] as const).map((host) => ({ host, sector }))
+const SHARED = sharing(BESIDE)
+const NEXT_SHARED = sharing(EXTENT_SECTORS + BESIDE)
 
 const ALL_ORDERS: readonly OrderName[] = ['arbitration', 'coordinator', 'lock-extents', 'auto']
 const LOCKING: readonly OrderName[] = ['lock-extents', 'auto']
@@ -167,7 +171,9 @@ const threeWrites = ([ranges, [a, b]]: [string, readonly [Range, Range]]): Named
 
 const pause = (host: HostName): Operation => ({ host, kind: 'pause', sector: 0, sectors: 0, after: [] })
 const BORDER: Range = [EXTENT_SECTORS - 2, 4]
-const SAME: Plan = [write('a', [8, 2]), write('b', [8, 2])]
+const BEYOND: Range = [EXTENT_SECTORS, 4]
+/** Behind the pause: to a write that is under way it would be a time-out. */
+const SAME_LATER: Plan = [write('a', [8, 2], [0]), write('b', [8, 2], [0])]
 const SPANNING: Plan = [write('a', BORDER), write('b', BORDER)]
 
 /** What only locks can do wrong. */
@@ -175,9 +181,14 @@ const special: readonly NamedPlan[] = [
   named('two-writes-spanning', SPANNING, { orders: LOCKING }),
   named('two-writes-spanning-held', SPANNING, { beginning: HELD, orders: LOCKING }),
   named('two-writes-spanning-shared', SPANNING, { beginning: SHARED, orders: ['auto'] }),
+  // One host needs a lock as well, the other one, which may write at once in the next extent, does not.
+  named('two-writes-spanning-next-shared', [write('a', BORDER), write('b', BEYOND)], {
+    beginning: NEXT_SHARED,
+    orders: ['auto'],
+  }),
   // The other host writes, and the coordinator, whichever it is, has not for a while: the extent is taken back.
-  named('two-writes-taken-back-by-a', [pause('a'), ...SAME], { beginning: SHARED, orders: ['auto'] }),
-  named('two-writes-taken-back-by-b', [pause('b'), ...SAME], { beginning: SHARED, orders: ['auto'] }),
+  named('two-writes-taken-back-by-a', [pause('a'), ...SAME_LATER], { beginning: SHARED, orders: ['auto'] }),
+  named('two-writes-taken-back-by-b', [pause('b'), ...SAME_LATER], { beginning: SHARED, orders: ['auto'] }),
 ]
 
 /** All plans by name. */

@@ -235,10 +235,12 @@ scenario('contested-extents-are-shared-and-locked-again', { seeds: 10, world: { 
   world.runFor({ ms: 120 })
   const shared = during(60)
   duel.stop()
-  const slowly = { clientsPerHost: 1, inFlightMax: 1, pauseUsMax: 5_000 }
+  // Later, and too little to try anything.
+  world.runFor({ ms: 1_200 })
+  const slowly = { clientsPerHost: 1, inFlightMax: 1, pauseUsMax: 40_000 }
   const alone = new Workload(world, { ...DUEL, ...slowly, hosts: [otherHost(coordinatorOf(world))] })
   world.runFor({ ms: 2_000 })
-  const locked = during(100)
+  const locked = during(300)
   if (world.options.settings.order.name !== 'auto') return
   expect(alone.confirmed > 0 && shared.moved === 0 && shared.asked > 0, `duel: ${JSON.stringify(shared)}`, 'auto')
   expect(locked.moved === 0 && locked.asked === 0, `alone: ${JSON.stringify(locked)}`, 'auto')
@@ -437,3 +439,29 @@ scenario('diskless-host-under-locks', { seeds: 15, world: { ...SLOW_DISKS, order
   host.command({ type: 'attach', volume: 0 })
   world.awaitInSync()
 })
+
+// Goal: writes are under way in more extents than a host keeps locks: none of these is forgotten while it is in use.
+scenario(
+  'more-extents-in-use-than-locks',
+  {
+    seeds: 10,
+    world: {
+      ...SLOW_DISKS,
+      settings: {
+        order: { name: 'lock-extents', writeNowAcks: false, coordinator: 'flag', extentBytes: 65_536, extentsMax: 16 },
+        inFlightBytesMax: 4 * MIB,
+      },
+    },
+  },
+  (world) => {
+    const clients = (['a', 'b'] as const).map((name) => world.client(name))
+    for (let round = 0; round < 5; round++) {
+      const requests: PendingRequest[] = []
+      for (let extent = 0; extent < 40; extent++) {
+        for (const client of clients) requests.push(client.write({ sector: 128 * extent + 8, sectors: 8 }))
+        if (world.prng.chance(1, 4)) world.runFor({ ms: 1 })
+      }
+      for (const request of requests) world.settle(request)
+    }
+  },
+)
