@@ -81,7 +81,7 @@ function prepareKernel() {
 
 /** Random stories and every interleaving of the small plans. COPRIME_SIM_SEEDS: stories for each order. */
 function runSimulator() {
-  const seeds = process.env.COPRIME_SIM_SEEDS ?? '60'
+  const seeds = process.env.COPRIME_SIM_SEEDS ?? '1500'
   const runs = [
     ['dist/src/sim/main.js', '--seeds', seeds],
     ['dist/src/sim/main.js', '--explore'],

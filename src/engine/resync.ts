@@ -80,6 +80,7 @@ export class Resync {
     const { volume } = this.#io
     const { bitmap, engine } = volume
     if (bitmap === undefined) return
+    if (volume.state.conn === C_WF_BITMAP_S) this.#io.markUnacknowledged()
     const { connection } = engine
     const useRle = engine.settings.useRle && connection.apv >= 90
     const sender = new BitmapSender(bitmap, { useRle, apv: connection.apv })

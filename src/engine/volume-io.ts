@@ -587,6 +587,12 @@ export class VolumeIo {
     this.#maybeComplete(write)
   }
 
+  /** Before the peer is sent the bitmap: a write that it got while it had no disk is refused, and we hear of that later. */
+  markUnacknowledged(): void {
+    for (const request of this.inFlight.values())
+      if (request.kind === 'local-write') this.volume.bitmap?.set(...blocksTouched(request.sector, request.sectors))
+  }
+
   /**
    * A kernel whose write we have acknowledged, but whose own disk is not done with it, tells us to send ours again after it. It
    * was applied here before, so nothing will come that could restart ours (observed). Sent again later it is a new write.

@@ -50,11 +50,20 @@ export class Auto extends LockExtents {
   override judge(incoming: PeerWrite, overlapping: readonly LocalWrite[]): Verdict {
     let verdict: Verdict = 'apply'
     for (const own of overlapping) {
-      const ordered = incoming.asksFirst || own.asked
+      const ordered = incoming.asksFirst || own.asked || this.#needsNoOrder(own, incoming)
       if (!ordered && this.isForbiddenBy(own)) return 'forbidden'
       if (goesFirst(own, incoming, this.host.isTarget)) verdict = 'wait'
     }
     return verdict
+  }
+
+  /** N without a disk does not ask in a shared extent: what it writes is on C's disk only. N with one always does. */
+  #needsNoOrder(own: LocalWrite, incoming: PeerWrite): boolean {
+    if (this.host.coordinates && !incoming.onlyCopy) return false
+    const last = Math.min(this.locks.lastExtent(own), this.locks.lastExtent(incoming))
+    const first = Math.max(this.locks.firstExtent(own), this.locks.firstExtent(incoming))
+    for (let extent = first; extent <= last; extent++) if (this.locks.lock(extent)?.shared !== true) return false
+    return true
   }
 
   override onPeerOrdered(write: PeerWrite): void {

@@ -312,3 +312,28 @@ scenario(
     world.runFor({ ms: 500 })
   },
 )
+
+// Found (coordinator, seed 947): the peer's disk comes back while writes are on their way to it that it refuses, having none. We
+// hear of that when it has our bitmap already: the blocks stayed out of sync here, and were stale and in sync there.
+scenario(
+  'refused-while-the-disk-came-back',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+    },
+  },
+  (world) => {
+    const host = world.host('b')
+    host.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => host.isDiskless, { stepsMax: 500_000, what: 'a host without a disk' })
+    const attachAt = world.prng.intInclusive(0, 10)
+    for (let i = 0; i < 40; i++) {
+      if (i === attachAt) host.command({ type: 'attach', volume: 0 })
+      world.client('a').write({ sector: 8 * (i + 1), sectors: 8 })
+      world.runFor({ ms: 1 })
+    }
+    world.awaitInSync()
+  },
+)

@@ -23,6 +23,8 @@ const CROWDED: Partial<WorkloadConfig> = {
   weights: CROWDED_WEIGHTS,
 }
 
+const MOSTLY_READ = { ...CROWDED, requestsPerClient: 150, weights: { ...CROWDED_WEIGHTS, read: 12 } }
+
 type Counter = 'writeNows' | 'lockRequests' | 'lockHandovers' | 'orderSwitches'
 
 const total = (world: World, counter: Counter): number =>
@@ -418,27 +420,40 @@ scenario('coordinator-without-a-disk', { seeds: 20, world: { order: 'coordinator
 // Goal: a host without a disk reads through the other one, whose writes wait for the very locks that this host's writes have:
 // nobody waits in a circle, which only a time-out would end.
 scenario('diskless-host-under-locks', { seeds: 15, world: { ...SLOW_DISKS, order: 'lock-extents' } }, (world) => {
-  const name = world.prng.pick(['a', 'b'] as const)
-  const host = world.host(name)
+  const host = world.host(world.prng.pick(['a', 'b'] as const))
   host.command({ type: 'detach', volume: 0, force: true })
   world.runUntil(() => host.isDiskless, { stepsMax: 500_000, what: 'a host without a disk' })
+  runConnected(world, new Workload(world, MOSTLY_READ))
+  host.command({ type: 'attach', volume: 0 })
+  world.awaitInSync()
+})
+
+// Goal: the other host's disk goes while both write in a shared extent: without one it does not ask first, and both know that.
+scenario('disk-lost-in-a-shared-extent', { seeds: 30, world: { ...SLOW_DISKS, order: 'auto' } }, (world) => {
+  const host = world.host(otherHost(coordinatorOf(world)))
+  const workload = new Workload(world, MOSTLY_READ)
+  const isShared = (): boolean => total(world, 'writeNows') > 0
+  world.runUntil(() => isShared() || workload.isDone, { stepsMax: 1_000_000, what: 'a shared extent' })
+  expectUsed(world, ['auto'], 'writeNows')
+  host.command({ type: 'detach', volume: 0, force: true })
+  world.runUntil(() => host.isDiskless, { stepsMax: 500_000, what: 'a host without a disk' })
+  runConnected(world, workload)
+  host.command({ type: 'attach', volume: 0 })
+  world.awaitInSync()
+})
+
+/** To the end of the workload; the connection has no reason to end before. */
+function runConnected(world: World, workload: Workload): void {
   let lost = false
   world.observer = {
     onStatus: (_host, { connection }) => {
       lost ||= connection !== 'Connected'
     },
   }
-  const workload = new Workload(world, {
-    ...CROWDED,
-    requestsPerClient: 150,
-    weights: { ...CROWDED_WEIGHTS, read: 12 },
-  })
   world.runUntil(() => workload.isDone || lost, { stepsMax: 4_000_000, what: 'the end of the workload' })
   expect(!lost, 'the connection was lost without a fault', 'progress')
   world.observer = {}
-  host.command({ type: 'attach', volume: 0 })
-  world.awaitInSync()
-})
+}
 
 // Goal: writes are under way in more extents than a host keeps locks: none of these is forgotten while it is in use.
 scenario(
