@@ -49,7 +49,7 @@ rows('two Primaries', (row) => {
         await bothPrimary(pair, holder)
         // A kernel that has told a peer to retry or that a write is superseded never closes that write's epoch.
         if (holder === 'kernel') pair.allow(/current_epoch->list not empty/)
-        // One that is told once to send again a write that meets two of ours (docs/kernel-peer.md).
+        // A kernel complains when two of our writes, both within one that it is to send again, end at once (docs/kernel-peer.md).
         if (holder === 'coprime' && shape.name === 'partial') pair.allow(/RQ_NET_PENDING/)
         pair.relay.delay(5)
         const verdicts = countVerdicts(pair, holder)
