@@ -1,7 +1,7 @@
 // A sequence diagram as SVG: two hosts, time downwards, each packet an arrow from where it was sent to where it was received.
 // The bars at the sides are the clients' writes, from request to answer.
 
-import { packetText } from '../../src/control/packet-lines.ts'
+import { packetText } from '../../src/runtime/packet-lines.ts'
 import type { PacketRecord } from '../../src/runtime/packet-trace.ts'
 
 /** A client's write. */

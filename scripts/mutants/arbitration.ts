@@ -136,6 +136,13 @@ const acknowledgements: readonly Mutant[] = [
       },
     ],
   },
+  mutant(
+    'barrier-ack-too-early',
+    'a barrier is acknowledged when it arrives, not when its writes are at the disk',
+    'engine/epochs.ts',
+    'epoch !== undefined && epoch.pending === 0; epoch',
+    'epoch !== undefined && epoch.pending >= 0; epoch',
+  ),
   {
     name: 'flush-without-peer',
     what: "a flush is answered without the peer's",

@@ -110,6 +110,16 @@ const acknowledgements: readonly Mutant[] = [
     ],
     by: { scenario: 'both-hosts-die-at-an-answer-with-write-now-acks' },
   },
+  foundBy(
+    'acknowledged-and-held-up-here',
+    mutant(
+      'left-write-counts-as-done',
+      'a write that the lost coordinator had acknowledged is answered, though the own disk does not have it yet',
+      'engine/volume-io.ts',
+      "if (write.here === 'left') this.#maybeWriteAlone(write)\n      return",
+      "if (write.here === 'left' && !write.onPeer) this.#maybeWriteAlone(write)\n      if (write.here !== 'left' || !write.onPeer) return",
+    ),
+  ),
   mutant(
     'write-now-taken-for-ack',
     'P_WRITE_NOW counts as the acknowledgement whether it says so or not',

@@ -5,8 +5,8 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 
 import type { CommandName } from '../control/api.ts'
-import { PACKET_KINDS } from '../control/packet-lines.ts'
 import { programVersion } from '../control/version.ts'
+import { PACKET_KINDS } from '../runtime/packet-lines.ts'
 import {
   type Context,
   createContext,

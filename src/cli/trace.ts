@@ -1,7 +1,7 @@
 // `trace RESOURCE`: the packets between the two hosts, as they pass, each an arrow; or how many of each there were.
 
 import type { PacketEvent } from '../control/api.ts'
-import { PACKET_KINDS, packetLine } from '../control/packet-lines.ts'
+import { PACKET_KINDS, packetLine } from '../runtime/packet-lines.ts'
 import { type Context, EXIT_CONFIG, EXIT_OK, EXIT_USAGE } from './context.ts'
 
 export interface TraceOptions {

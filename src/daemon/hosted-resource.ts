@@ -16,7 +16,7 @@ import { exportName } from '../config/index.ts'
 import type { CommandReply, CommandRequest, ResourceReport } from '../control/api.ts'
 import { driverErrorText } from '../engine/result-texts.ts'
 import type { AdminCommand, AdminResult } from '../runtime/api.ts'
-import { type PacketRecord, PacketTracer } from '../runtime/packet-trace.ts'
+import { PacketAudience, type PacketListener } from '../runtime/packet-trace.ts'
 import type { Handlers, Network } from '../runtime/ports.ts'
 import { Replica } from '../runtime/replica.ts'
 import { DeviceOpener } from './devices.ts'
@@ -58,7 +58,7 @@ export class HostedResource {
   readonly #strangerLines = new LineLimit(STRANGER_LINES)
   #nbd: NbdServer | undefined
   #nbdAddresses: readonly NbdAddress[] = []
-  readonly #packetListeners = new Set<(record: PacketRecord) => void>()
+  readonly #audience: PacketAudience
   #configured = false
 
   constructor(here: LocalResource, options: HostedResourceOptions) {
@@ -69,6 +69,7 @@ export class HostedResource {
     this.#network = this.#createNetwork()
     this.#listen = listenAddresses(here, options.nbdSocketPath)
     this.#replica = this.#createReplica()
+    this.#audience = new PacketAudience(this.#replica, performance.timeOrigin)
     this.#exports = new ResourceExports({
       name: this.name,
       volumes: here.local.volumes.map(({ number }) => ({
@@ -109,20 +110,8 @@ export class HostedResource {
   }
 
   /** Every packet from now on, until what is returned is called. */
-  watchPackets(listener: (record: PacketRecord) => void): () => void {
-    this.#packetListeners.add(listener)
-    if (this.#packetListeners.size === 1) {
-      const tracer = new PacketTracer((record) => {
-        // Of the replica's clock; people, and traces of two hosts side by side, want the time of day.
-        const shown = { ...record, atMs: performance.timeOrigin + record.atMs }
-        for (const one of this.#packetListeners) one(shown)
-      })
-      this.#replica.watchPackets(tracer.watch)
-    }
-    return () => {
-      this.#packetListeners.delete(listener)
-      if (this.#packetListeners.size === 0) this.#replica.watchPackets(undefined)
-    }
+  watchPackets(listener: PacketListener): () => void {
+    return this.#audience.add(listener)
   }
 
   /** Serves NBD; throws a ListenError. */

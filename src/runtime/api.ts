@@ -1,6 +1,7 @@
 // What a replica offers to its users (the NBD server, the daemon, the simulator) and how it is told what to be. Types only.
 
 import type { BufferPool } from '../base/buffer-pool.ts'
+import type { PacketWatcher } from './packet-trace.ts'
 import type { Clock, Digests, Disk, Entropy, Handlers, Network } from './ports.ts'
 
 // ---- application requests -------------------------------------------------------------------------------------------
@@ -282,6 +283,8 @@ export interface ReplicaApi {
   onAdmission(call: () => void): void
   command(command: AdminCommand, done: (result: AdminResult) => void): void
   status(): ResourceStatus
+  /** Shows every packet that is sent or received; costs nothing while nobody watches. A packet is valid during the call. */
+  watchPackets(watcher: PacketWatcher | undefined): void
   /** Drops everything at once, as a crash would: for tests and for the end of the process. */
   abandon(): void
 }

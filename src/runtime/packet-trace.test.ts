@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { PACKETS, type Packet } from '../wire/drbd/packets.ts'
-import { kindOf, type PacketRecord, PacketTracer } from './packet-trace.ts'
+import { kindOf, PacketAudience, type PacketRecord, PacketTracer, type PacketWatcher } from './packet-trace.ts'
 
 const HEAD = { volume: 0, sector: 8, blockIdHi: 0, blockIdLo: 12, sequence: 1, flags: 0 }
 const WRITE: Packet = { type: 'P_DATA', ...HEAD, digest: new Uint8Array(0), payload: new Uint8Array(4096) }
@@ -66,4 +66,34 @@ test('every packet of the protocol has a kind; only the handshake has that one',
     'P_ORDER',
     'P_PROTOCOL',
   ])
+})
+
+test('a replica is watched from the first listener to the last, and by nobody before and after', () => {
+  const watched: { watcher: PacketWatcher | undefined; changes: number } = { watcher: undefined, changes: 0 }
+  const audience = new PacketAudience(
+    {
+      watchPackets(watcher) {
+        watched.watcher = watcher
+        watched.changes++
+      },
+    },
+    5000,
+  )
+  const heard = { first: 0, second: 0, atMs: 0 }
+  const packet = (): void => watched.watcher?.('sent', 'data', WRITE, 100)
+  packet()
+  const stopFirst = audience.add(({ atMs }) => {
+    heard.first++
+    heard.atMs = atMs
+  })
+  packet()
+  const stopSecond = audience.add(() => heard.second++)
+  packet()
+  stopFirst()
+  stopFirst() // said twice, it ends nobody else's
+  packet()
+  stopSecond()
+  packet()
+  assert.deepEqual(heard, { first: 2, second: 2, atMs: 5100 })
+  assert.deepEqual([watched.watcher, watched.changes], [undefined, 2])
 })

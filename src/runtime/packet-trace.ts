@@ -1,5 +1,5 @@
 // What passes between the two hosts, for people: each packet becomes one record, made only while somebody watches
-// (`Replica.watchPackets`). control/packet-lines.ts makes lines of them.
+// (`Replica.watchPackets`). packet-lines.ts makes lines of them.
 
 import type { Packet } from '../wire/drbd/packets.ts'
 
@@ -122,5 +122,35 @@ export class PacketTracer {
     // It answers a write, and is answered itself.
     if (type === 'P_WRITE_NOW') this.#openRequests.set(`${direction} ${about}`, nowMs)
     return requestedMs === undefined ? undefined : nowMs - requestedMs
+  }
+}
+
+export type PacketListener = (record: PacketRecord) => void
+
+/** Those who watch one replica. It has a watcher, and records are made, only while there is one of them. */
+export class PacketAudience {
+  readonly #watched: { watchPackets(watcher: PacketWatcher | undefined): void }
+  readonly #originMs: number
+  readonly #listeners = new Set<PacketListener>()
+
+  /** `originMs`: what to add to the clock of the replica for the time of day, which people and traces of two hosts want. */
+  constructor(watched: { watchPackets(watcher: PacketWatcher | undefined): void }, originMs: number) {
+    this.#watched = watched
+    this.#originMs = originMs
+  }
+
+  /** Every packet from now on, until what is returned is called. */
+  add(listener: PacketListener): () => void {
+    this.#listeners.add(listener)
+    if (this.#listeners.size === 1) {
+      const tracer = new PacketTracer((record) => {
+        const shown = { ...record, atMs: this.#originMs + record.atMs }
+        for (const one of this.#listeners) one(shown)
+      })
+      this.#watched.watchPackets(tracer.watch)
+    }
+    return () => {
+      if (this.#listeners.delete(listener) && this.#listeners.size === 0) this.#watched.watchPackets(undefined)
+    }
   }
 }

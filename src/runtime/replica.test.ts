@@ -93,6 +93,29 @@ describe('requests', () => {
     }
   })
 
+  it('packets that nobody watches cost nothing: not even a look at the clock', () => {
+    const { world, a, b } = pair()
+    assert.equal(a.command({ type: 'primary', force: false }), 0)
+    const looksOfOneWrite = (): number => {
+      const before = world.looksAtTheClock
+      const outcome = submit(a, write(8, sectorsOf(8, 0x77)))
+      world.run()
+      assert.equal(outcome.done, true)
+      return world.looksAtTheClock - before
+    }
+    looksOfOneWrite() // its extent of the activity log is hot from here on
+    const unwatched = looksOfOneWrite()
+    const seen: string[] = []
+    for (const { replica } of [a, b])
+      replica.watchPackets((direction, stream, { type }) => seen.push(`${direction} ${stream} ${type}`))
+    assert.equal(looksOfOneWrite(), unwatched + 4)
+    const passed = ['sent data P_DATA', 'received data P_DATA', 'sent meta P_WRITE_ACK', 'received meta P_WRITE_ACK']
+    assert.deepEqual(seen, passed)
+    for (const { replica } of [a, b]) replica.watchPackets(undefined)
+    assert.equal(looksOfOneWrite(), unwatched)
+    assert.equal(seen.length, passed.length)
+  })
+
   it('large requests are cut into what fits one packet, and answered once, in order', () => {
     const { world, side } = single({ volumes: [{ dataSectors: 10 * MIB_SECTORS }] })
     const data = new Uint8Array(3 * 1024 * 1024 + 512).map((_, i) => (i >> 9) * 3)

@@ -205,7 +205,6 @@ export class Replica implements ReplicaApi {
     this.engine.deviceInUse = count > 0
   }
 
-  /** Shows every packet that is sent or received; costs nothing while nobody watches. A packet is valid during the call. */
   watchPackets(watcher: PacketWatcher | undefined): void {
     this.#packetWatcher = watcher
   }

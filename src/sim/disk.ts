@@ -77,6 +77,8 @@ export class SimDiskDevice {
   onActivity: () => void = () => {}
   /** Called for every submission, before it takes any effect; faults wait for their moment here. */
   onSubmit: (kind: OperationKind, offsetBytes: number) => void = () => {}
+  /** Called for every write that is in the cache, before its process hears of it. */
+  onWritten: (offsetBytes: number, lengthBytes: number) => void = () => {}
 
   constructor(
     scheduler: Scheduler,
@@ -155,6 +157,7 @@ export class SimDiskDevice {
       const error = usable ? this.#errorOf(operation) : { code: 'io' as const, message: 'range outside the device' }
       if (error !== undefined && kind !== 'read') this.#applyTorn(operation)
       const read = error === undefined ? this.#apply(operation) : undefined
+      if (error === undefined && (kind === 'write' || kind === 'zero')) this.onWritten(offsetBytes, lengthBytes)
       if (life.alive) done(error, read)
     })
   }

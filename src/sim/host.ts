@@ -15,6 +15,9 @@ import type {
   ResourceSettings,
   ResourceStatus,
 } from '../runtime/api.ts'
+import { packetArrow } from '../runtime/packet-lines.ts'
+import { type Direction, PacketTracer } from '../runtime/packet-trace.ts'
+import type { Packet } from '../wire/drbd/packets.ts'
 import { type ClockConfig, SimClock } from './clock.ts'
 import { SimDigests } from './digests.ts'
 import type { SimDiskDevice } from './disk.ts'
@@ -46,6 +49,8 @@ export interface HostParts {
   onStatus(status: ResourceStatus): void
   /** The replica says that its peer breaks the protocol. */
   onProtocolError(message: string): void
+  /** For each process: sees every packet of it. */
+  packetChecker(): (direction: Direction, packet: Packet) => void
   /** Called just before the process dies, alone or with the power of its host. */
   onDeath(how: 'crash' | 'power-cut'): void
   /** Called when the process ended, by whatever cause. */
@@ -173,6 +178,7 @@ export class SimHost {
       },
     }
     const replica = this.#parts.createReplica(this.settings, ports, this.name)
+    this.#watchPackets(replica)
     const started: Process = {
       life,
       replica,
@@ -184,6 +190,19 @@ export class SimHost {
     this.#process = started
     this.#parts.onActivity()
     this.#bringUp()
+  }
+
+  #watchPackets(replica: ReplicaApi): void {
+    const { scheduler } = this.#parts
+    const check = this.#parts.packetChecker()
+    // Arrows between the hosts, beside the bytes that the network delivers.
+    const tracer = new PacketTracer((record) => {
+      scheduler.trace.show(scheduler.nowUs, packetArrow(record, this.name, 'a', 'b'))
+    })
+    replica.watchPackets((direction, stream, packet, nowMs) => {
+      check(direction, packet)
+      if (scheduler.trace.isFollowed) tracer.watch(direction, stream, packet, nowMs)
+    })
   }
 
   /** The process dies; the machine and its caches go on. */

@@ -100,6 +100,9 @@ export class ModelReplica implements ReplicaApi {
 
   onAdmission(): void {}
 
+  /** Its messages are not packets. */
+  watchPackets(): void {}
+
   abandon(): void {
     this.#link = undefined
   }

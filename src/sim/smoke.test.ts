@@ -37,3 +37,16 @@ for (const [name, seeds] of smoke) {
     }
   })
 }
+
+test('who follows a run sees each packet leave and arrive, and changes nothing', () => {
+  const scenario = scenarios.get('dual-primary-conflicts')
+  assert.ok(scenario !== undefined)
+  const lines: string[] = []
+  const followed = runScenario(scenario, 1, createReplica, (line) => lines.push(line))
+  assert.equal(followed.traceHash, runScenario(scenario, 1, createReplica).traceHash)
+  const count = (pattern: RegExp): number => lines.filter((line) => pattern.test(line)).length
+  const sent = count(/a \|── P_DATA/)
+  assert.ok(sent > 20)
+  assert.equal(count(/a {2}── P_DATA .*▶\| b/), sent, 'what left has arrived')
+  assert.equal(count(/a {2}◀─+ P_WRITE_ACK .*\| b/), count(/a \|◀─+ P_WRITE_ACK/))
+})

@@ -16,6 +16,15 @@ export class Trace {
     this.#onLine = onLine
   }
 
+  get isFollowed(): boolean {
+    return this.#onLine !== undefined
+  }
+
+  /** A line for who follows, and for nobody else: not an event, and not in the hash. */
+  show(atUs: number, text: string): void {
+    this.#onLine?.(formatLine(atUs, text))
+  }
+
   record(atUs: number, text: string): void {
     let low = Math.imul(this.#low ^ (atUs >>> 0), 0x01000193)
     let high = this.#high

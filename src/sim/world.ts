@@ -9,6 +9,7 @@ import { createMetadata } from '../meta/create.ts'
 import { DEFAULT_AL_GEOMETRY, internalLayout } from '../meta/layout.ts'
 import type { ResourceSettings, ResourceStatus } from '../runtime/api.ts'
 import { Administrator } from './administrator.ts'
+import { BarrierAcks } from './checkers/barrier-acks.ts'
 import { checkMemory, limitsFor, type MemoryLimits } from './checkers/bounded-memory.ts'
 import { checkHistory } from './checkers/durability.ts'
 import { checkOneWriter } from './checkers/one-writer.ts'
@@ -334,6 +335,11 @@ export class World {
       onStatus: (status) => this.#onStatus(name, status),
       // Both are of ours, and the network does not change what it carries.
       onProtocolError: (message) => this.report('protocol', `${name}: ${message}`),
+      packetChecker: () => {
+        const barriers = new BarrierAcks((message) => this.report('barrier-acks', `${name}: ${message}`))
+        device.onWritten = (offsetBytes, lengthBytes) => barriers.onWritten(offsetBytes, lengthBytes)
+        return (direction, packet) => barriers.onPacket(direction, packet)
+      },
       onDeath: (how) => this.#onDeath(name, how),
       onGone: () => this.#onGone(name, prng),
     })

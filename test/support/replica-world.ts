@@ -35,6 +35,7 @@ export class World implements Clock {
   #nowMs = 1000
   /** A seed for each replica. */
   seeds = 0
+  looksAtTheClock = 0
   readonly #tasks: (() => void)[] = []
   #alarms: { readonly atMs: number; readonly fire: () => void }[] = []
 
@@ -43,6 +44,7 @@ export class World implements Clock {
   }
 
   nowMs(): number {
+    this.looksAtTheClock++
     return this.#nowMs
   }
 

@@ -10,6 +10,7 @@ import { encodeSuperblock, MD_MAGIC_UNCLEAN, MDF_PRIMARY_IND } from '../../meta/
 import type { ResourceStatus, VolumeStatus } from '../../runtime/api.ts'
 import { SimDiskImage } from '../disk-image.ts'
 import type { LoggedRequest } from '../history.ts'
+import { BarrierAcks } from './barrier-acks.ts'
 import { checkMemory, limitsFor } from './bounded-memory.ts'
 import { checkOneWriter } from './one-writer.ts'
 import { OutOfSyncInvariant } from './out-of-sync-invariant.ts'
@@ -168,4 +169,66 @@ test('one writer: two hosts that serve clients from different generations are no
   assert.equal(checkOneWriter(host(16n), host(32n, { disk: 'Diskless' })), undefined)
   const connected = { connection: 'Connected' }
   assert.equal(checkOneWriter(host(16n, connected), host(32n, connected)), undefined)
+})
+
+test('a barrier that is acknowledged before all of its writes are at the disk or refused is found', () => {
+  const found: string[] = []
+  const checker = new BarrierAcks((message) => found.push(message))
+  const id = { volume: 0, blockIdHi: 7, sequence: 0 }
+  const write = (sector: number, blockIdLo: number, sectors = 8): void =>
+    checker.onPacket('received', {
+      type: 'P_DATA',
+      ...id,
+      blockIdLo,
+      sector,
+      flags: 0,
+      digest: new Uint8Array(0),
+      payload: new Uint8Array(sectors * 512),
+    })
+  const barrier = (number: number): void =>
+    checker.onPacket('received', { type: 'P_BARRIER', volume: 0, barrier: number })
+  const acknowledge = (number: number): void =>
+    checker.onPacket('sent', { type: 'P_BARRIER_ACK', volume: 0, barrier: number, setSize: 1 })
+  const answer = (type: 'P_SUPERSEDED' | 'P_WRITE_ACK', blockIdLo: number, blockIdHi = 7): void =>
+    checker.onPacket('sent', { type, ...id, blockIdHi, blockIdLo, sector: 0, sizeBytes: 4096 })
+
+  write(0, 1)
+  write(16, 2)
+  write(64, 3, 0) // a flush
+  barrier(1)
+  write(32, 4)
+  checker.onWritten(0, 2048)
+  checker.onWritten(2048, 8192)
+  acknowledge(1)
+  assert.match(found[0] ?? '', /barrier 1 .* 20\+4 of write #2/, 'half of it is there')
+
+  barrier(2)
+  answer('P_WRITE_ACK', 4) // what is said is not what is written
+  answer('P_SUPERSEDED', 4, 8) // of another write
+  acknowledge(2)
+  assert.match(found[1] ?? '', /write #4/)
+
+  write(0, 5)
+  barrier(3)
+  write(16, 6)
+  barrier(4)
+  checker.onWritten(16 * 512, 4096)
+  acknowledge(4)
+  assert.match(found[2] ?? '', /barrier 4 .* write #5, before barrier 3/, 'one acknowledgement stands for both')
+
+  write(0, 7)
+  barrier(5)
+  answer('P_SUPERSEDED', 7)
+  acknowledge(5)
+  write(0, 8)
+  checker.onPacket('received', {
+    type: 'P_CONNECTION_FEATURES',
+    volume: 0,
+    protocolMin: 86,
+    features: 0,
+    protocolMax: 101,
+  })
+  barrier(1)
+  acknowledge(1)
+  assert.equal(found.length, 3)
 })

@@ -399,6 +399,41 @@ scenario(
   },
 )
 
+// Goal: the coordinator has written and acknowledged a write of the other host, whose own disk is still at work on an earlier one
+// in the same place, and dies: the write is answered when it is there, too, and not before.
+scenario(
+  'acknowledged-and-held-up-here',
+  {
+    seeds: 15,
+    world: {
+      order: 'coordinator',
+      network: { delayUsMin: 20, delayUsMax: 100, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 200, slowPerMille: 0 },
+    },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 10, msMax: 300 })
+    for (let round = 0; round < 4; round++) {
+      world.runUntil(() => world.hosts.every((host) => host.isPrimary), { stepsMax: 500_000, what: 'two Primaries' })
+      const coordinator = coordinatorOf(world)
+      const asking = world.host(otherHost(coordinator))
+      const [client, other] = [world.client(asking.name), world.client(coordinator)]
+      // From here on the extent is in the logs of both.
+      for (const each of [client, other]) world.settle(each.write({ sector: 8 }))
+      const fast = asking.device.config
+      asking.device.config = { ...fast, latencyUsMin: 30_000, latencyUsMax: 40_000 }
+      other.write({ sector: 8, sectors: 2 })
+      const write = client.write({ sector: 9, sectors: 2 })
+      world.runFor({ ms: world.prng.intInclusive(1, 40) })
+      world.host(coordinator).crashProcess()
+      asking.device.config = fast
+      world.settle(write)
+      world.settle(client.read({ sector: 8, sectors: 4 }))
+      world.awaitInSync()
+    }
+  },
+)
+
 // Goal: a coordinator without a disk refuses writes that ask, at once: the other host does not wait for a time-out.
 scenario('coordinator-without-a-disk', { seeds: 20, world: { order: 'coordinator' } }, (world) => {
   const coordinator = coordinatorOf(world)

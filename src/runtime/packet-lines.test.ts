@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { PacketRecord } from '../runtime/packet-trace.ts'
-import { packetLine } from './packet-lines.ts'
+import { packetArrow, packetLine } from './packet-lines.ts'
+import type { PacketRecord } from './packet-trace.ts'
 
 const WRITE: PacketRecord = {
   atMs: 100,
@@ -28,4 +28,12 @@ test('the own host stands on the left, and arrows are of one length', () => {
   assert.match(lines[2] ?? '', /P_DATA flush #12/)
   assert.match(lines[3] ?? '', /P_DATA vol3 8\+8 #12/)
   assert.equal(new Set(lines.map((line) => line.indexOf('| b'))).size, 1)
+})
+
+test('a packet between two hosts that are both watched: the bar is with who sends or receives', () => {
+  const received: PacketRecord = { ...WRITE, direction: 'received' }
+  assert.match(packetArrow(WRITE, 'a', 'a', 'b'), /^a \|── P_DATA 8\+8 #12 ─+▶ {2}b {2}data$/)
+  assert.match(packetArrow(received, 'b', 'a', 'b'), /^a {2}── P_DATA 8\+8 #12 ─+▶\| b {2}data$/)
+  assert.match(packetArrow(WRITE, 'b', 'a', 'b'), /^a {2}◀─+ P_DATA 8\+8 #12 ──\| b {2}data$/)
+  assert.match(packetArrow(received, 'a', 'a', 'b'), /^a \|◀─+ P_DATA 8\+8 #12 ── {2}b {2}data$/)
 })
