@@ -9,10 +9,13 @@ export class ExposedData {
   #generations: readonly bigint[] = []
   /** The own disk has missed what the peer got since, and the peer has not told yet by which new generation that is known. */
   #staleHere = false
+  /** Of the peer with the data that this host, without a disk, was connected to. */
+  #peer: Uuids | undefined
 
   /** A disk is attached again. */
   clear(): void {
     this.#generations = []
+    this.#peer = undefined
     this.#staleHere = false
   }
 
@@ -26,6 +29,15 @@ export class ExposedData {
   follow(peer: Uuids): void {
     if (!this.#holds(peer.current)) this.#staleHere = false
     this.#generations = [peer.current]
+    this.#peer = peer
+  }
+
+  /** The peer has gone on from these data of ours, and they have missed that, whoever wrote. */
+  hasOutdated(current: bigint): boolean {
+    if (this.#staleHere) return true
+    if (this.#peer === undefined || this.#holds(current)) return false
+    const { bitmap, history1, history2 } = this.#peer
+    return [bitmap, history1, history2].some((past) => past !== 0n && sameGeneration(past, current))
   }
 
   mayServeOwn(current: bigint): boolean {

@@ -380,7 +380,8 @@ export class Volume implements MetadataHost, ActivityHost {
     const isNewest = this.engine.settings.fencing === 'dont-care' || this.state.pdsk === D_OUTDATED
     if (this.attachDisk === D_CONSISTENT && isNewest) this.attachDisk = D_UPTODATE
     // The connection may be lost before the peer says what is newer there: then nobody may take these data for the newest.
-    if (isForeign && this.attachDisk > D_OUTDATED) this.attachDisk = D_OUTDATED
+    const isOld = isForeign || this.exposed.hasOutdated(superblock.current)
+    if (isOld && this.attachDisk > D_OUTDATED) this.attachDisk = D_OUTDATED
     const written = (error: DiskError | undefined): void => {
       if (error === undefined) this.#onAttachWritten(superblock)
     }
@@ -716,7 +717,8 @@ export class Volume implements MetadataHost, ActivityHost {
     const verified = old.conn === C_VERIFY_S && next.conn === C_CONNECTED && apv >= 97 && apv !== 100
     if (established || old.role !== next.role || failed || worse || paused || synced || verified)
       this.negotiation.sendState()
-    if (old.pdsk === D_DISKLESS && next.pdsk > D_DISKLESS && next.pdsk !== D_UNKNOWN && !established) {
+    // Also one that we met, or that spoke of something else, while it attached its disk; the kernel would leave that one waiting.
+    if (old.pdsk <= D_ATTACHING && next.pdsk >= D_INCONSISTENT && next.pdsk !== D_UNKNOWN && !established) {
       this.negotiation.sendUuids(0)
       this.negotiation.sendState()
     }

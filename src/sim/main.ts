@@ -91,6 +91,8 @@ function exploreOne({ name, variant }: PlanTask): Explored {
 }
 
 if (isMainThread) {
+  // Who reads a trace may have seen enough.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
   process.exitCode = await runCommand(process.argv.slice(2), {
     scenarios,
     createReplica,

@@ -67,6 +67,10 @@ export class World {
   #writers = 0
   /** Hosts that lost their power since both disks were last known to be equal. */
   readonly #cachesLost = new Set<HostName>()
+  /** Hosts whose process has a disk with the newest data. */
+  readonly #withData = new Set<HostName>()
+  /** Hosts that are dead and will be started again. */
+  #restartsDue = 0
   /** Hosts that are to be Primary when faults have ended. */
   #primaries: readonly HostName[]
   /** Called by `finish` before anything else, for workloads to stop. */
@@ -217,8 +221,8 @@ export class World {
   }
 
   /** Runs until both hosts are connected and both disks up to date. */
-  awaitInSync(stepsMax = STEPS_MAX): void {
-    this.runUntil(() => this.#everyVolume(isInSync), { stepsMax, msMax: IN_SYNC_MS_MAX, what: 'both disks in sync' })
+  awaitInSync({ stepsMax = STEPS_MAX, msMax = IN_SYNC_MS_MAX } = {}): void {
+    this.runUntil(() => this.#everyVolume(isInSync), { stepsMax, msMax, what: 'both disks in sync' })
   }
 
   wantPrimary(name: HostName): void {
@@ -352,11 +356,22 @@ export class World {
   #onDeath(name: HostName, how: 'crash' | 'power-cut'): void {
     const other = otherHost(name)
     const survives = this.hasAllOf(other, name)
+    this.#withData.delete(name)
     if (how === 'power-cut') this.#cachesLost.add(name)
     if (survives) return
     // Whose cache was lost comes back as good as the other one, unless that one has gone on alone since, and says so on disk.
     const isPeer = this.#cachesLost.has(other) && this.#generationOnDisk(name) === this.#generationOnDisk(other)
     this.history.lose(how === 'power-cut' || isPeer ? 'unflushed' : 'unanswered')
+  }
+
+  /**
+   * A host without the disk that had the newest data goes on with those of a peer that dies, or is dead already, if it has
+   * noticed nothing yet: what that one lost with its cache is then lost for good, and a flush says so (decision 012).
+   */
+  #onDiskLost(name: HostName): void {
+    const other = otherHost(name)
+    if (this.hasAllOf(other, name) || this.#generationOnDisk(name) !== this.#generationOnDisk(other)) return
+    this.history.lose(this.#cachesLost.has(other) ? 'unflushed' : 'unanswered')
   }
 
   #generationOnDisk(name: HostName): bigint | undefined {
@@ -366,6 +381,9 @@ export class World {
 
   #onStatus(name: HostName, status: ResourceStatus): void {
     this.#checkWriters()
+    const host = this.host(name)
+    if (host.hasNewestData) this.#withData.add(name)
+    else if (host.isDiskless && this.#withData.delete(name)) this.#onDiskLost(name)
     if (this.#cachesLost.size > 0 && this.#everyVolume(isInSync)) this.#cachesLost.clear()
     this.observer.onStatus?.(name, status)
   }
@@ -381,7 +399,9 @@ export class World {
   #onGone(name: HostName, prng: Prng): void {
     if (this.#keepAlive === undefined) return
     const { msMin, msMax } = this.#keepAlive
+    this.#restartsDue++
     this.scheduler.after(prng.intInclusive(msMin * 1000, msMax * 1000), `${name} is started again`, () => {
+      this.#restartsDue--
       this.host(name).start()
     })
   }
@@ -392,7 +412,7 @@ export class World {
 
   #isQuiet(): boolean {
     if (this.scheduler.nowUs - this.#lastActivityUs < this.quietMs * 1000) return false
-    return this.hosts.every((host) => !host.isBusy)
+    return this.#restartsDue === 0 && this.hosts.every((host) => !host.isBusy)
   }
 
   /** Creates the metadata of a host that does not run, as `create-md` does; `newDisk`: on a disk that was never used. */

@@ -337,3 +337,41 @@ scenario(
     world.awaitInSync()
   },
 )
+
+// Found (story 1670 under coordinator): a host told its peer that its disk was being attached, because the connection was made, or
+// its role changed, in the middle of that. The peer's answer came then, and not when the disk was there: the host waited for ever.
+scenario(
+  'connected-or-promoted-during-an-attach',
+  {
+    seeds: 20,
+    world: (seed) => ({
+      primaries: [seed % 4 < 2 ? 'a' : 'b'],
+      initialSync: 'skip',
+      settings: { fencing: 'dont-care' },
+    }),
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    const connects = world.prng.chance(1, 2)
+    if (b.isPrimary) world.settle(world.client('b').write({ sector: 8 }))
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    if (connects && !a.isPrimary) {
+      a.command({ type: 'disconnect', force: false })
+      const apart = (): boolean => a.status()?.connection === 'StandAlone' && b.status()?.connection === 'WFConnection'
+      world.runUntil(apart, { stepsMax: 200_000, what: 'two hosts apart' })
+    } else world.runFor({ ms: 100 })
+    const fast = a.device.config
+    a.device.config = { ...fast, latencyUsMin: 50_000, latencyUsMax: 100_000 }
+    a.command({ type: 'attach', volume: 0 })
+    world.runFor({ ms: world.prng.intInclusive(1, 100) })
+    if (a.status()?.connection === 'StandAlone') a.command({ type: 'connect', discardMyData: false })
+    else if (a.isPrimary) {
+      a.wantsPrimary = false
+      a.command({ type: 'secondary' })
+    } else world.wantPrimary('a')
+    // A request that is left unanswered ends the connection after six seconds.
+    world.awaitInSync({ msMax: 5_000 })
+    a.device.config = fast
+  },
+)
