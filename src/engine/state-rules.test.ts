@@ -64,7 +64,13 @@ const ALL_DISKS = Array.from({ length: 9 }, (_, disk) => disk)
 const OWN_DISKS = ALL_DISKS.filter((disk) => disk !== K.D_UNKNOWN)
 
 function sanitized(next: Patch, more: Partial<SanitizeContext> = {}, previous: StateWord = BEFORE): StateWord {
-  const context = { fencing: FENCING_DONT_CARE, onNoDataSuspend: false, attachDisk: K.D_UPTODATE, exposedMatches: true }
+  const context = {
+    fencing: FENCING_DONT_CARE,
+    onNoDataSuspend: false,
+    attachDisk: K.D_UPTODATE,
+    exposedMatches: true,
+    peerConnected: true,
+  }
   return sanitize(state(next), previous, { ...context, ...more })
 }
 
@@ -76,7 +82,13 @@ function assertFields(actual: StateWord, expected: Patch): void {
 describe('9.4 sanitising', () => {
   it('leaves a healthy state alone and its inputs untouched', () => {
     const next = Object.freeze(state(PRIMARY))
-    const context = { fencing: FENCING_STONITH, onNoDataSuspend: true, attachDisk: 0, exposedMatches: false }
+    const context = {
+      fencing: FENCING_STONITH,
+      onNoDataSuspend: true,
+      attachDisk: 0,
+      exposedMatches: false,
+      peerConnected: true,
+    }
     assert.deepEqual(sanitize(next, Object.freeze(state()), context), next)
   })
 
@@ -115,9 +127,12 @@ describe('9.4 sanitising', () => {
   it('rule 4: a disk that waited for the lost peer falls back to its state at attach, or is given up', () => {
     const attaching = { conn: K.C_WF_CONNECTION, disk: K.D_NEGOTIATING }
     const attachDisk = K.D_CONSISTENT
-    assert.equal(sanitized(attaching, { attachDisk, exposedMatches: true }).disk, K.D_CONSISTENT)
-    assert.equal(sanitized(attaching, { attachDisk, exposedMatches: false }).disk, K.D_DISKLESS)
-    assert.equal(sanitized({ disk: K.D_NEGOTIATING }, { exposedMatches: false }).disk, K.D_NEGOTIATING)
+    assert.equal(sanitized(attaching, { attachDisk, exposedMatches: true, peerConnected: true }).disk, K.D_CONSISTENT)
+    assert.equal(sanitized(attaching, { attachDisk, exposedMatches: false, peerConnected: true }).disk, K.D_DISKLESS)
+    assert.equal(
+      sanitized({ disk: K.D_NEGOTIATING }, { exposedMatches: false, peerConnected: true }).disk,
+      K.D_NEGOTIATING,
+    )
   })
 
   it('rule 5: connected disks without a resync are UpToDate, not Consistent or Outdated', () => {

@@ -86,6 +86,8 @@ export interface SanitizeContext {
   readonly attachDisk: number
   /** The exposed data UUID equals the own CURRENT. */
   readonly exposedMatches: boolean
+  /** The peer has said that it is connected: it has no objection to these data. */
+  readonly peerConnected: boolean
 }
 
 type MutableState = { -readonly [K in keyof StateWord]: StateWord[K] }
@@ -103,7 +105,8 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
     state.disk = context.exposedMatches ? context.attachDisk : D_DISKLESS
   }
   if (state.conn >= C_CONNECTED && state.conn < C_AHEAD) {
-    state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
+    const isJudged = state.disk === D_CONSISTENT && isPrimaryWithoutDisk(state) && !context.peerConnected
+    if (!isJudged) state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
     if (!isOldForDiskless(state, previous)) state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
   }
   clampDisks(state)
@@ -130,6 +133,9 @@ function raised(disk: number, previousDisk: number, conn: number, previousConn: 
  */
 const isOldForDiskless = ({ disk, pdsk }: StateWord, previous: StateWord): boolean =>
   disk < D_INCONSISTENT && pdsk === D_OUTDATED && previous.conn === C_CONNECTED && previous.pdsk > D_OUTDATED
+
+/** It knows which data its clients saw last, and refuses older ones. */
+const isPrimaryWithoutDisk = ({ peer, pdsk }: StateWord): boolean => peer === R_PRIMARY && pdsk < D_INCONSISTENT
 
 interface DiskRange {
   readonly min: number

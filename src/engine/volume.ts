@@ -652,6 +652,7 @@ export class Volume implements MetadataHost, ActivityHost {
       onNoDataSuspend: this.engine.settings.onNoDataAccessible === 'suspend-io',
       attachDisk: this.attachDisk,
       exposedMatches: true,
+      peerConnected: this.negotiation.peerConnected,
     })
   }
 
@@ -767,6 +768,7 @@ export class Volume implements MetadataHost, ActivityHost {
 
   /** The peer has told that it is Connected, too; what it writes comes after that. */
   onPeerConnected(): void {
+    this.change({}, 'the peer takes these data')
     if (!this.#newUuidWhenTaken) return
     this.#newUuidWhenTaken = false
     if (this.state.pdsk < D_INCONSISTENT) this.#onPeerDataLost(this.state)

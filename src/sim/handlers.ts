@@ -45,6 +45,8 @@ export class SimHandlers implements Handlers {
   readonly #owner: HandlersOwner
   /** Handlers that were started and have not ended, `hangs` excepted. */
   running = 0
+  /** Faults have ended: an agent that strikes long after the peer is back, again and again, is one of them. */
+  prompt = false
 
   constructor(scheduler: Scheduler, prng: Prng, config: HandlersConfig, owner: HandlersOwner) {
     this.#scheduler = scheduler
@@ -80,6 +82,7 @@ export class SimHandlers implements Handlers {
   }
 
   #drawDelayUs(): number {
-    return this.#prng.intInclusive(this.#config.delayUsMin, this.#config.delayUsMax)
+    const { delayUsMin, delayUsMax } = this.#config
+    return this.prompt ? delayUsMin : this.#prng.intInclusive(delayUsMin, delayUsMax)
   }
 }

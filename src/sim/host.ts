@@ -104,6 +104,7 @@ export class SimHost {
   /** Another one after each start of the machine. */
   #bootId: bigint
   #promoting = false
+  #handlersArePrompt = false
   #coarseStatus = ''
   #currentUuid = 0n
 
@@ -148,6 +149,7 @@ export class SimHost {
       killPeer,
       onRun: (name) => this.#parts.onHandler(name),
     })
+    handlerPort.prompt = this.#handlersArePrompt
     const ports: ReplicaPorts = {
       clock: new SimClock(scheduler, prngOfLife.fork('clock'), this.#parts.clock, { host: this.name, life }),
       entropy: new SimEntropy(prngOfLife.fork('entropy')),
@@ -203,6 +205,12 @@ export class SimHost {
       check(direction, packet)
       if (scheduler.trace.isFollowed) tracer.watch(direction, stream, packet, nowMs)
     })
+  }
+
+  /** From now on handlers take no longer than they need. */
+  speedUpHandlers(): void {
+    this.#handlersArePrompt = true
+    if (this.#process !== undefined) this.#process.handlers.prompt = true
   }
 
   /** The process dies; the machine and its caches go on. */

@@ -262,6 +262,7 @@ export class World {
     this.network.heal()
     for (const host of this.hosts) {
       host.device.clearFaults()
+      host.speedUpHandlers()
       host.start()
       if (this.#primaries.includes(host.name)) this.wantPrimary(host.name)
     }

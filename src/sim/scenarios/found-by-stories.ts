@@ -375,3 +375,56 @@ scenario(
     a.device.config = fast
   },
 )
+
+// Found (story 5490 under coordinator): a Secondary without a disk knew that its peer had gone on from the data it had lost, and
+// attached its disk again while it was losing the connection: with the peer fenced it was promoted on the old data.
+scenario(
+  'old-disk-attached-as-the-connection-dies',
+  { seeds: 20, world: { primaries: ['a'], initialSync: 'skip' } },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    // Both have on disk that they are in sync.
+    world.runFor({ ms: 500 })
+    b.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => b.isDiskless, { stepsMax: 200_000 })
+    world.settle(world.client('a').write({ sector: 8, text: 'alone', fua: true }))
+    world.runFor({ ms: 200 })
+    a.powerCut()
+    if (world.prng.chance(1, 2)) world.runFor({ ms: world.prng.intInclusive(1, 5_000) })
+    b.command({ type: 'attach', volume: 0 })
+    world.runUntil(() => b.attachResult !== undefined && !b.isDiskless, { stepsMax: 200_000, what: 'the disk of b' })
+    world.wantPrimary('b')
+    world.runFor({ ms: 10_000 })
+    expect(!b.isPrimary, 'b was promoted on data that it knows to be old', 'durability')
+    b.wantsPrimary = false
+    a.start()
+    world.awaitInSync()
+    world.runUntil(() => a.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'alone', `read "${seen}"`, 'durability')
+  },
+)
+
+// Found (story 6155 under coordinator): a host that came back with older data met a Primary without a disk, which refused them. That
+// one was gone in a moment, but the data counted as the newest from then on, and were written to.
+scenario(
+  'refused-data-are-not-the-newest',
+  { seeds: 20, world: { primaries: ['a'], initialSync: 'skip' } },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    b.crashProcess()
+    world.settle(world.client('a').write({ sector: 8, text: 'alone' }))
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    b.start()
+    world.runUntil(() => a.status()?.connection === 'StandAlone', { stepsMax: 200_000, what: 'the refusal' })
+    world.runFor({ ms: 1_000 })
+    expect(!b.hasNewestData, 'b takes data for the newest that were refused', 'durability')
+    a.command({ type: 'attach', volume: 0 })
+    world.runUntil(() => a.hasNewestData, { stepsMax: 200_000, what: 'the disk of a' })
+    a.command({ type: 'connect', discardMyData: false })
+    world.awaitInSync()
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'alone', `read "${seen}"`, 'durability')
+  },
+)
