@@ -543,12 +543,14 @@ export class Engine {
     const done = this.#demotion
     if (done === undefined || this.#demoting || !this.#quiet) return
     this.#demoting = true
+    const writes = this.#writeRequests
     let open = this.volumes.length
     const written = (): void => {
       if (--open > 0) return
       this.#demoting = false
-      // A request may have come meanwhile; then it is tried again at the end of the turn that completes it.
-      if (this.#quiet) this.#becomeSecondary(done)
+      // A request may have come meanwhile; then it is tried again at the end of the turn that completes it. A write that is done
+      // already is on both hosts, and not stable.
+      if (this.#quiet && this.#writeRequests === writes) this.#becomeSecondary(done)
     }
     for (const volume of this.volumes) {
       const writeBitmap = (): void => {
@@ -571,6 +573,10 @@ export class Engine {
         if (--open === 0) done(OK)
       })
     }
+  }
+
+  get #writeRequests(): number {
+    return this.volumes.reduce((sum, volume) => sum + volume.io.writeRequests, 0)
   }
 
   /** No request is under way; and what the peer was not given while it was Behind is durable as a resync that it needs. */

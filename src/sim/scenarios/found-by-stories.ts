@@ -428,3 +428,22 @@ scenario(
     expect(seen === 'alone', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 8985 under coordinator): a write that came and was done while a demotion made the earlier ones stable was not stable
+// on the peer, and no log stood for it any more.
+scenario('write-in-the-middle-of-a-demotion', { seeds: 20, world: { primaries: ['a'] } }, (world) => {
+  const a = world.host('a')
+  const client = world.client('a')
+  world.settle(client.write({ sector: 8 }))
+  a.wantsPrimary = false
+  a.command({ type: 'secondary' })
+  for (let sector = 16; a.isPrimary && sector < 400; sector += 8) world.settle(client.write({ sector, sectors: 8 }))
+  world.runUntil(() => !a.isPrimary, { stepsMax: 200_000, what: 'the demotion' })
+  // What a power cut would leave is asked only now and then.
+  world.runFor({ ms: 500 })
+  world.host('b').powerCut()
+  a.crashProcess()
+  for (const host of world.hosts) host.start()
+  world.wantPrimary('a')
+  world.awaitInSync()
+})
