@@ -11,6 +11,8 @@ export const FENCE_PEER_STONITHED = 7
 /** The handler could not do anything: nothing is known about the peer. (5, "unreachable", would count as success.) */
 export const FENCE_PEER_FAILED = 1
 
+const PROMPT_US = 1_000
+
 export type FencingAgent =
   /** Switches the other host off. */
   | 'power-off'
@@ -83,6 +85,6 @@ export class SimHandlers implements Handlers {
 
   #drawDelayUs(): number {
     const { delayUsMin, delayUsMax } = this.#config
-    return this.prompt ? delayUsMin : this.#prng.intInclusive(delayUsMin, delayUsMax)
+    return this.prompt ? PROMPT_US : this.#prng.intInclusive(delayUsMin, delayUsMax)
   }
 }

@@ -91,12 +91,15 @@ function exploreOne({ name, variant }: PlanTask): Explored {
 }
 
 if (isMainThread) {
-  // Who reads a trace may have seen enough.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
+  process.stdout.on('error', () => process.exit())
   process.exitCode = await runCommand(process.argv.slice(2), {
     scenarios,
     createReplica,
-    print: (line) => process.stdout.write(`${line}\n`),
+    print: (line) => {
+      // Who reads a trace may have seen enough; no event tells of it in the middle of a run.
+      if (process.stdout.destroyed) process.exit()
+      process.stdout.write(`${line}\n`)
+    },
     playBatch: (batch, jobs) => onWorkers<Chunk, ChunkResult>(batch, jobs),
     exploreAll,
     wallMs: () => performance.now(),
