@@ -196,7 +196,7 @@ export class PeerIo {
       }
       if (verdict === 'wait') return false
     }
-    if (blocked || !volume.engine.connection.epochMayProceed(write.epoch)) return false
+    if (blocked || volume.inSyncUnsaved || !volume.engine.connection.epochMayProceed(write.epoch)) return false
     if (!this.#mayBeOnlyCopy(write)) return false
     write.submitted = true
     if (write.asksFirst && !volume.engine.settings.order.writeNowAcks) this.#order(write, 0)

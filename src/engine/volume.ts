@@ -122,6 +122,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #newUuidWhenTaken = false
   /** The peer was Primary when it was lost; has not been seen since. */
   #lostPrimary = false
+  /** The disk counts as in sync and does not say so itself yet: a crash would leave it Inconsistent, with all that is on it. */
+  inSyncUnsaved = false
   /** Superblock writes that new writes and lone completions wait for. */
   #gates = 0
   #sequence = 0
@@ -427,6 +429,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#written = undefined
     this.usableSectors = 0
     this.#gates = 0
+    this.inSyncUnsaved = false
     store?.close()
     this.emit({ type: 'devices.close', volume: this.number })
     this.#whenOpen()
@@ -609,7 +612,10 @@ export class Volume implements MetadataHost, ActivityHost {
       { disk: D_UPTODATE, ...(this.state.conn >= C_CONNECTED ? { pdsk: D_UPTODATE } : {}) },
       'no initial sync needed',
     )
-    this.saveBeforeGoingOn()
+    this.inSyncUnsaved = true
+    this.saveBeforeGoingOn(() => {
+      this.inSyncUnsaved = false
+    })
   }
 
   /** A new wish for the size; the size itself changes when the peer's disk is known to be as large. */

@@ -447,3 +447,24 @@ scenario('write-in-the-middle-of-a-demotion', { seeds: 20, world: { primaries: [
   world.wantPrimary('a')
   world.awaitInSync()
 })
+
+// Found (story 5729 under coordinator): two new disks count as equal at once. A host applied and acknowledged writes of its peer before
+// its own disk said so, crashed, and came back with an Inconsistent disk that held everything.
+scenario(
+  'acknowledged-before-the-disk-says-in-sync',
+  { seeds: 20, world: { primaries: ['a'], initialSync: 'skip', disk: { latencyUsMin: 5_000, latencyUsMax: 50_000 } } },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('a').write({ sector: 8, text: 'first' }))
+    b.crashProcess()
+    a.powerCut()
+    world.replaceMetadata('a', { newDisk: true })
+    world.moveRole('a', 'b')
+    for (const host of world.hosts) host.start()
+    world.wantPrimary('b')
+    world.awaitInSync()
+    world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    const seen = world.client('b').readText({ sector: 8 })
+    expect(seen === 'first', `read "${seen}"`, 'durability')
+  },
+)
