@@ -19,6 +19,7 @@ import {
   C_WF_SYNC_UUID,
   D_FAILED,
   D_INCONSISTENT,
+  D_NEGOTIATING,
   D_OUTDATED,
   dataBytesMax,
   FF_COPRIME_ORDER,
@@ -702,7 +703,7 @@ export class Connection implements EpochHost {
     }
   }
 
-  /** A request, or a step of handshake or bitmap exchange, that the peer leaves unanswered for ko-count x timeout ends the connection (1.5). */
+  /** A request, or a step of handshake, bitmap exchange or attach, that the peer leaves unanswered for ko-count x timeout ends the connection (1.5). */
   #armRequestTimeout(): void {
     const { settings, timers, nowMs, volumes } = this.#engine
     if (settings.koCount === 0) return
@@ -723,6 +724,7 @@ export class Connection implements EpochHost {
     for (const volume of this.#engine.volumes) {
       since = Math.min(since, volume.io.resync.oldestUnansweredMs)
       if (AWAITS_PEER.has(volume.state.conn)) since = Math.min(since, volume.connSinceMs)
+      if (volume.state.disk === D_NEGOTIATING) since = Math.min(since, volume.diskSinceMs)
     }
     return since
   }

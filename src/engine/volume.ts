@@ -98,8 +98,9 @@ export class Volume implements MetadataHost, ActivityHost {
   crashedPrimary = false
   /** The data device is known to be all zero: nothing was ever written to it. */
   allZero = false
-  /** Since when the connection is in its present state. */
+  /** Since when the connection is in its present state, and since when the own disk is. */
   connSinceMs = 0
+  diskSinceMs = 0
   /** Disk state found at attach, in force once the state of a connected peer is known. */
   attachDisk = D_DISKLESS
   readonly exposed = new ExposedData()
@@ -671,6 +672,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine.log('debug', `${describe(old, next)} (${reason})`, this.number)
     if (oldReplicates !== this.replicates) this.engine.connection.epochs.close()
     if (old.conn !== next.conn) this.connSinceMs = this.engine.nowMs
+    if (old.disk !== next.disk) this.diskSinceMs = this.engine.nowMs
     if (next.peer === R_PRIMARY && next.pdsk < D_INCONSISTENT) this.#keepsLog = true
     else this.forgetLog()
     this.#afterChange(old, next)

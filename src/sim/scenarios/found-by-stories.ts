@@ -468,3 +468,17 @@ scenario(
     expect(seen === 'first', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 8851 under coordinator): the stream for data was dead when a disk was attached, the other one answered pings, and
+// nobody wrote: the host waited for ever for its peer to say who has the newer data.
+scenario('data-stream-dies-before-an-attach', { seeds: 20, world: { initialSync: 'skip' } }, (world) => {
+  world.keepAlive({ msMin: 100, msMax: 1_000 })
+  const host = world.host(world.prng.pick(['a', 'b'] as const))
+  host.command({ type: 'detach', volume: 0, force: true })
+  world.runUntil(() => host.isDiskless, { stepsMax: 200_000 })
+  world.runFor({ ms: world.prng.intInclusive(0, 300) })
+  const [first] = world.network.connections
+  if (first !== undefined) world.network.halfOpen(first)
+  host.command({ type: 'attach', volume: 0 })
+  world.awaitInSync()
+})
