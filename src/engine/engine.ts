@@ -46,6 +46,7 @@ import {
   REQUEST_PRIMARY,
   REQUEST_PRIMARY_FORCED,
   REQUEST_VERIFY,
+  type StateChange,
   stateChangeText,
   type ValidityContext,
   validateChange,
@@ -589,9 +590,9 @@ export class Engine {
   #invalidate(volume: Volume, remote: boolean, done: (result: AdminResult) => void): void {
     const { conn, role, disk } = volume.state
     if (conn >= C_CONNECTED) {
-      this.connection.requestChange(volume, remote ? REQUEST_INVALIDATE_REMOTE : REQUEST_INVALIDATE, (code) => {
+      this.#enterTogether(volume, remote ? REQUEST_INVALIDATE_REMOTE : REQUEST_INVALIDATE, (code) => {
         if (code >= SS_SUCCESS) volume.negotiation.startFullSync(remote)
-        done(stateResult(code === 0 ? SS_NEED_CONNECTION : code))
+        done(stateResult(code))
       })
     } else if (disk < D_INCONSISTENT) done(driverResult(138))
     else if (remote ? role !== R_PRIMARY : role === R_PRIMARY)
@@ -641,12 +642,24 @@ export class Engine {
       done(stateResult(code < SS_SUCCESS ? code : SS_NEED_CONNECTION))
       return
     }
-    this.connection.requestChange(volume, REQUEST_VERIFY, (reply) => {
+    this.#enterTogether(volume, REQUEST_VERIFY, (reply) => {
       if (reply >= SS_SUCCESS) {
         volume.io.verify.plan(range.startSector, range.stopSector ?? volume.sizeSectors)
         volume.change({ conn: C_VERIFY_S }, 'verify')
       }
-      done(stateResult(reply === 0 ? SS_NEED_CONNECTION : reply))
+      done(stateResult(reply))
+    })
+  }
+
+  /**
+   * Asks the peer to begin a resync or a verify together. If a disk is lost before its consent arrives, it gives up by itself
+   * as soon as it knows: this host must not begin any more, not even if the disk is back.
+   */
+  #enterTogether(volume: Volume, change: StateChange, done: (code: number) => void): void {
+    const { disksLost } = volume
+    this.connection.requestChange(volume, change, (code) => {
+      if (code === 0) done(SS_NEED_CONNECTION)
+      else done(code >= SS_SUCCESS && volume.disksLost !== disksLost ? SS_IN_TRANSIENT_STATE : code)
     })
   }
 

@@ -26,6 +26,9 @@ export function lostPeerData(old: number, next: number): boolean {
   return old === D_UNKNOWN && (next === D_DISKLESS || next === D_FAILED || next === D_OUTDATED)
 }
 
+/** A disk is given up, the own one or the peer's; it may be attached again. */
+export const isDiskLost = (old: number, next: number): boolean => old > D_FAILED && next <= D_FAILED
+
 /** A peer without a disk has become Primary: what it writes is here only (wire-protocol.md 5.2). */
 export const isNewWriterHere = (old: StateWord, next: StateWord): boolean =>
   old.peer !== R_PRIMARY && next.peer === R_PRIMARY && next.pdsk < D_INCONSISTENT

@@ -61,7 +61,15 @@ import { capped, PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
-import { describe, isNewWriterHere, isSyncing, isVerifying, lostPeerData, sameState } from './state-change.ts'
+import {
+  describe,
+  isDiskLost,
+  isNewWriterHere,
+  isSyncing,
+  isVerifying,
+  lostPeerData,
+  sameState,
+} from './state-change.ts'
 import { FENCING_NUMBER, sanitize } from './state-rules.ts'
 import { DISK_OF_NAME, superblockFlags } from './superblock-flags.ts'
 import { VolumeIo } from './volume-io.ts'
@@ -101,6 +109,8 @@ export class Volume implements MetadataHost, ActivityHost {
   /** Since when the connection is in its present state, and since when the own disk is. */
   connSinceMs = 0
   diskSinceMs = 0
+  /** How often a disk was lost, the own one or the peer's. */
+  disksLost = 0
   /** Disk state found at attach, in force once the state of a connected peer is known. */
   attachDisk = D_DISKLESS
   readonly exposed = new ExposedData()
@@ -682,6 +692,7 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   #afterChange(old: StateWord, next: StateWord): void {
+    if (isDiskLost(old.disk, next.disk) || isDiskLost(old.pdsk, next.pdsk)) this.disksLost++
     if (next.disk === D_UPTODATE && next.pdsk === D_UPTODATE) this.crashedPrimary = false
     if (old.conn >= C_CONNECTED && next.conn < C_CONNECTED) this.#onPeerLost(old, next)
     else if (lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)) {

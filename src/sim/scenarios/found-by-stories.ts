@@ -482,3 +482,31 @@ scenario('data-stream-dies-before-an-attach', { seeds: 20, world: { initialSync:
   host.command({ type: 'attach', volume: 0 })
   world.awaitInSync()
 })
+
+// Found (story 8530 under coordinator): a full sync was asked for, and the disk was detached before the peer's consent came: the
+// host crashed, because it marked all blocks of a disk that was gone. The disk may also be about to come back by then.
+scenario(
+  'disk-lost-before-the-consent-to-a-resync',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+    },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 100, msMax: 1_000 })
+    const b = world.host('b')
+    world.settle(world.client('a').write({ sector: 8, text: 'before' }))
+    const what = world.prng.pick(['invalidate', 'invalidate-remote', 'verify'] as const)
+    const range = { startSector: 0, stopSector: undefined }
+    b.command(what === 'verify' ? { type: what, volume: 0, ...range } : { type: what, volume: 0 })
+    world.runFor({ ms: world.prng.intInclusive(0, 39) })
+    b.command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: world.prng.pick([0, 5, 100]) })
+    b.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    const seen = world.client('b').readText({ sector: 8 })
+    expect(seen === 'before', `read "${seen}"`, 'durability')
+  },
+)
