@@ -35,7 +35,7 @@ export class Administrator {
   #look(host: SimHost): void {
     const status = host.status()
     if (status === undefined || this.#busy.has(host.replica) || this.#helped >= HELP_MAX) return
-    if (host.attachResult === undefined || host.connectResult === undefined) return
+    if (!host.isBroughtUp) return
     const diskless = status.volumes.find((volume) => volume.disk === 'Diskless')
     const standAlone = status.connection === 'StandAlone'
     if (diskless === undefined && !standAlone) return

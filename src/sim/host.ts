@@ -41,6 +41,8 @@ export interface HostParts {
   readonly handlers: HandlersConfig
   /** What the fencing agent of this host does to the other one. */
   killPeer(agent: 'power-off' | 'kill'): void
+  /** Whether the other host has all that is on the disk of this one. */
+  canSpareDisk(): boolean
   /** Called when something happened that a quiet world would not do. */
   onActivity(): void
   /** A handler command of the host is started. */
@@ -94,9 +96,8 @@ export class SimHost {
   settings: ResourceSettings
   /** Whether the host becomes Primary as soon as it may. */
   wantsPrimary = false
-  /** Result of the last attach and connect of the present process. */
-  attachResult: AdminResult | undefined
-  connectResult: AdminResult | undefined
+  /** The present process has attached and connected, as far as it could. */
+  isBroughtUp = false
   readonly #parts: HostParts
   #powered = true
   #process: Process | undefined
@@ -256,8 +257,7 @@ export class SimHost {
     const process = this.#process
     if (process === undefined) return
     this.#process = undefined
-    this.attachResult = undefined
-    this.connectResult = undefined
+    this.isBroughtUp = false
     this.#promoting = false
     this.#coarseStatus = ''
     process.life.alive = false
@@ -308,19 +308,24 @@ export class SimHost {
     return this.device.queuedOperations > 0 || (this.#process?.handlers.running ?? 0) > 0
   }
 
+  /**
+   * As `coprime up` does it: who cannot attach does not connect, because the peer, met without a disk, cannot know that its own
+   * data are the older ones. Somebody who knows that they are not connects it all the same.
+   */
   #bringUp(): void {
     const { volumes } = this.settings
+    const done = (): void => {
+      this.isBroughtUp = true
+    }
     const attach = (index: number): void => {
       const volume = volumes[index]
       if (volume === undefined) {
-        this.command({ type: 'connect', discardMyData: false }, (result) => {
-          this.connectResult = result
-        })
+        this.command({ type: 'connect', discardMyData: false }, done)
         return
       }
       this.command({ type: 'attach', volume: volume.volume }, (result) => {
-        this.attachResult = result
-        attach(index + 1)
+        if (result.code === 0 || this.#parts.canSpareDisk()) attach(index + 1)
+        else done()
       })
     }
     attach(0)
@@ -329,7 +334,9 @@ export class SimHost {
   #onStatusChange(): void {
     const status = this.status()
     if (status === undefined) return
-    this.#currentUuid = (status.volumes[0]?.uuids.current ?? 0n) & ~1n
+    const current = (status.volumes[0]?.uuids.current ?? 0n) & ~1n
+    // Before the disk is attached the process knows of none.
+    if (current !== 0n) this.#currentUuid = current
     this.#parts.onStatus(status)
     const coarse = coarseStatus(status)
     if (coarse !== this.#coarseStatus) {

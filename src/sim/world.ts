@@ -244,6 +244,12 @@ export class World {
     return [current, bitmap, history1, history2].some((uuid) => (uuid & ~1n) === this.host(other).currentUuid)
   }
 
+  /** Also if nobody has gone on since both had the same. */
+  #canSpareDisk(name: HostName): boolean {
+    const other = otherHost(name)
+    return this.hasAllOf(other, name) || this.host(other).currentUuid === this.host(name).currentUuid
+  }
+
   /** From now on another host is to be Primary. */
   moveRole(from: HostName, to: HostName): void {
     this.#primaries = this.#primaries.map((name) => (name === from ? to : name))
@@ -335,6 +341,7 @@ export class World {
         if (agent === 'kill') peer.crashProcess()
         else peer.powerCut()
       },
+      canSpareDisk: () => this.#canSpareDisk(name),
       onActivity: () => this.#onActivity(),
       onHandler: (handler) => this.observer.onHandler?.(name, handler),
       onStatus: (status) => this.#onStatus(name, status),
