@@ -49,6 +49,11 @@ import type { Volume } from './volume.ts'
  * proposes, in the slot HIST1, which a just-created disk does not use (docs/protocol.md).
  */
 export const UF_ALL_ZERO = 0x1_0000
+/**
+ * Ours, like the one before: the disk that is being attached is Outdated. P_STATE says Negotiating then, and without this the
+ * peer would decide by another rule than we do (`overrideByOutdated` in generations.ts).
+ */
+export const UF_OUTDATED = 0x2_0000
 
 const DEFAULT_PACE: ResyncPace = {
   resyncRateKib: 250,
@@ -183,6 +188,7 @@ export class Negotiation {
     if (volume.crashedPrimary) uuidFlags |= UF_CRASHED_PRIMARY
     const disk = volume.state.disk === D_NEGOTIATING ? volume.attachDisk : volume.state.disk
     if (disk === D_INCONSISTENT) uuidFlags |= UF_INCONSISTENT
+    if (disk === D_OUTDATED && connection.coprimePeer) uuidFlags |= UF_OUTDATED
     const bitmap = (extraFlags & UF_SKIP_INITIAL_SYNC) !== 0 ? UUID_JUST_CREATED : volume.uuids.bitmap
     let { history1 } = volume.uuids
     if (volume.allZero && connection.coprimePeer && sameGeneration(volume.uuids.current, UUID_JUST_CREATED)) {
@@ -328,8 +334,7 @@ export class Negotiation {
     const peer = decodeStateWord(word)
     const own = volume.state
     let real = peer.disk
-    if (peer.disk === D_NEGOTIATING)
-      real = ((this.#peer?.uuidFlags ?? 0) & UF_INCONSISTENT) !== 0 ? D_INCONSISTENT : D_CONSISTENT
+    if (peer.disk === D_NEGOTIATING) real = diskFoundAtAttach(this.#peer?.uuidFlags ?? 0)
     if (own.conn <= C_TEAR_DOWN) return
     if (own.conn === C_WF_REPORT_PARAMS && !volume.engine.connection.orderIsAgreed()) return
     const settled = this.#endOfResync(peer, own, real)
@@ -575,6 +580,12 @@ export class Negotiation {
     const { state } = this.#volume
     return `${diskStateName(state.pdsk)}${this.#peerSizes === undefined ? '' : `, ${this.#peerSizes.backingSectors} sectors`}`
   }
+}
+
+/** What the peer is about to attach: its state says Negotiating, its P_UUIDS says what that stands for. */
+function diskFoundAtAttach(uuidFlags: number): number {
+  if ((uuidFlags & UF_INCONSISTENT) !== 0) return D_INCONSISTENT
+  return (uuidFlags & UF_OUTDATED) !== 0 ? D_OUTDATED : D_CONSISTENT
 }
 
 /** The changes of table 9.7: the peer may ask for what concerns itself, and for states of the volume that both enter. */

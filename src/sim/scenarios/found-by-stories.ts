@@ -534,3 +534,31 @@ scenario('newest-disk-is-missing-at-the-start', { seeds: 20, world: { initialSyn
   const seen = world.client('b').readText({ sector: 8 })
   expect(seen === 'on a only', `read "${seen}"`, 'durability')
 })
+
+// Found (story 7899 under coordinator): a Primary that had crashed lost its disk when it had just become Outdated, the target of a
+// resync. It went on with the peer's data, and attached that disk. The peer was not told what was being attached, only that
+// something was, and took the old data of the one Primary.
+scenario(
+  'outdated-disk-of-a-diskless-primary-comes-back',
+  {
+    seeds: 20,
+    world: { primaries: ['b'], network: { delayUsMin: 15_000, delayUsMax: 20_000 }, initialSync: 'skip' },
+  },
+  (world) => {
+    const b = world.host('b')
+    world.settle(world.client('b').write({ sector: 8, text: 'before' }))
+    b.powerCut()
+    world.runFor({ ms: 100 })
+    b.start()
+    const isSource = (): boolean => world.host('a').status()?.connection === 'SyncSource'
+    world.runUntil(isSource, { stepsMax: 200_000, what: 'a resync that the target has not heard of' })
+    world.runFor({ ms: world.prng.intInclusive(0, 12) })
+    b.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => b.isDiskless && b.isPrimary, { stepsMax: 200_000, what: 'a Primary without a disk' })
+    world.settle(world.client('b').write({ sector: 8, text: 'after' }))
+    b.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    const seen = world.client('b').readText({ sector: 8 })
+    expect(seen === 'after', `read "${seen}"`, 'durability')
+  },
+)
