@@ -27,6 +27,7 @@ import {
   FF_TRIM,
   FF_WSAME,
   FF_WZEROES,
+  R_PRIMARY,
   SS_CONCURRENT_ST_CHG,
   SS_SUCCESS,
 } from '../wire/drbd/constants.ts'
@@ -841,7 +842,8 @@ export class Connection implements EpochHost {
       const leaving = this.#leaving
       this.#leaving = undefined
       if (code >= SS_SUCCESS) leaving?.(true)
-      else if (outdatePeer || outdateSelf) done(code)
+      // A Primary that stepped back would serve its clients until it hears that the peer has gone on without it.
+      else if (outdatePeer || outdateSelf || this.#engine.role === R_PRIMARY) done(code)
       // The peer may not stay behind with a disk that looks as good as its own: step back, then it agrees.
       else this.#askToLeave(REQUEST_DISCONNECT_OUTDATE_SELF, false, true, done)
     })

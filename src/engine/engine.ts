@@ -92,10 +92,12 @@ export class Engine {
   /** So that two commands that are tried again at once have a timer each. */
   #promotions = 0
   readonly #afterFencing: (() => void)[] = []
-  /** A demotion waits for the volumes to be quiet. */
-  #demotion: ((result: AdminResult) => void) | undefined
+  /** A demotion waits for the volumes to be quiet; one for all who asked for it, because none of them may wait for ever. */
+  readonly #demotions: ((result: AdminResult) => void)[] = []
   /** The bitmaps of a demotion are being written. */
   #demoting = false
+  /** `down` is under way. */
+  #goingDown = false
 
   constructor(
     settings: ResourceSettings,
@@ -437,6 +439,11 @@ export class Engine {
       done(stateResult(SS_NOTHING_TO_DO))
       return
     }
+    // It would leave its peer and its disk as a Primary.
+    if (this.#goingDown) {
+      this.#retryPromotion(SS_IN_TRANSIENT_STATE, force, triesLeft, fenced, done)
+      return
+    }
     for (const volume of this.volumes) {
       const wanted = { ...volume.state, role: R_PRIMARY }
       const { disk } = volume.state
@@ -533,7 +540,7 @@ export class Engine {
       done(stateResult(SS_DEVICE_IN_USE))
       return
     }
-    this.#demotion = done
+    this.#demotions.push(done)
   }
 
   /**
@@ -541,17 +548,21 @@ export class Engine {
    * will not count any more; bitmap to disk; then "was Primary" is taken back.
    */
   #maybeDemote(): void {
-    const done = this.#demotion
-    if (done === undefined || this.#demoting || !this.#quiet) return
+    if (this.#demotions.length === 0 || this.#demoting || !this.#quiet) return
     this.#demoting = true
     const writes = this.#writeRequests
     let open = this.volumes.length
     const written = (): void => {
       if (--open > 0) return
       this.#demoting = false
+<<<<<<< HEAD
       // A request may have come meanwhile; then it is tried again at the end of the turn that completes it. A write that is done
       // already is on both hosts, and not stable.
       if (this.#quiet && this.#writeRequests === writes) this.#becomeSecondary(done)
+=======
+      // A request may have come meanwhile; then it is tried again at the end of the turn that completes it.
+      if (this.#quiet) this.#becomeSecondary()
+>>>>>>> b8a88f5 (Found by a story: a Primary does not step back to leave a peer that refuses; no promotion while a host goes down)
     }
     for (const volume of this.volumes) {
       const writeBitmap = (): void => {
@@ -564,14 +575,15 @@ export class Engine {
     }
   }
 
-  #becomeSecondary(done: (result: AdminResult) => void): void {
-    this.#demotion = undefined
+  #becomeSecondary(): void {
+    const asked = this.#demotions.splice(0)
     let open = this.volumes.length
     for (const volume of this.volumes) {
       volume.change({ role: R_SECONDARY }, 'demotion')
       volume.io.flushes.forgetLoss()
       volume.saveBeforeGoingOn(() => {
-        if (--open === 0) done(OK)
+        if (--open > 0) return
+        for (const done of asked) done(OK)
       })
     }
   }
@@ -680,17 +692,22 @@ export class Engine {
   }
 
   #down(done: (result: AdminResult) => void): void {
+    this.#goingDown = true
+    const end = (result: AdminResult): void => {
+      this.#goingDown = false
+      done(result)
+    }
     const detachAll = (): void => {
       let open = this.volumes.length
-      if (open === 0) done(OK)
+      if (open === 0) end(OK)
       for (const volume of this.volumes) {
         volume.closeDisk(() => {
-          if (--open === 0) done(OK)
+          if (--open === 0) end(OK)
         })
       }
     }
     this.#demote((result) => {
-      if (result.code !== 0) done(result)
+      if (result.code !== 0) end(result)
       else
         this.connection.disconnect(false, (code) =>
           code >= SS_SUCCESS ? detachAll() : this.connection.disconnect(true, detachAll),

@@ -562,3 +562,50 @@ scenario(
     expect(seen === 'after', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 5962 under coordinator): a Primary that was the source of a resync wanted to leave. Its peer, Primary as well, had
+// all blocks by then and refused. The source offered to outdate its own disk, the peer agreed and went on alone, and until
+// that was heard both served their clients.
+scenario(
+  'primary-does-not-step-back-for-its-target',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 10_000, delayUsMax: 20_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 100, delayUsMax: 1_000 },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('a').write({ sector: 8 }))
+    b.powerCut()
+    world.runFor({ ms: 100 })
+    b.start()
+    const isDoneThereOnly = (): boolean =>
+      b.isPrimary && b.status()?.connection === 'Connected' && a.status()?.connection === 'SyncSource'
+    world.runUntil(isDoneThereOnly, { stepsMax: 500_000, what: 'the end of the resync' })
+    a.command({ type: 'disconnect', force: false })
+    world.runFor({ ms: 500 })
+  },
+)
+
+// The same story: it wanted to leave because it was being taken down, and was promoted in the middle of that.
+scenario('no-promotion-while-going-down', { seeds: 20, world: { initialSync: 'skip' } }, (world) => {
+  const a = world.host('a')
+  world.settle(world.client('a').write({ sector: 8, text: 'before' }))
+  const fast = a.device.config
+  a.device.config = { ...fast, latencyUsMin: 50_000, latencyUsMax: 100_000 }
+  let ended = false
+  a.wantsPrimary = false
+  a.command({ type: 'down' }, () => {
+    ended = true
+  })
+  world.runUntil(() => !a.isPrimary, { stepsMax: 200_000, what: 'a demotion' })
+  world.wantPrimary('a')
+  while (!ended) {
+    expect(!a.isPrimary, 'a host that is being taken down was promoted')
+    expect(world.step(), 'the host is never down')
+  }
+  a.device.config = fast
+})
