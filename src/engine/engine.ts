@@ -555,14 +555,9 @@ export class Engine {
     const written = (): void => {
       if (--open > 0) return
       this.#demoting = false
-<<<<<<< HEAD
       // A request may have come meanwhile; then it is tried again at the end of the turn that completes it. A write that is done
       // already is on both hosts, and not stable.
-      if (this.#quiet && this.#writeRequests === writes) this.#becomeSecondary(done)
-=======
-      // A request may have come meanwhile; then it is tried again at the end of the turn that completes it.
-      if (this.#quiet) this.#becomeSecondary()
->>>>>>> b8a88f5 (Found by a story: a Primary does not step back to leave a peer that refuses; no promotion while a host goes down)
+      if (this.#quiet && this.#writeRequests === writes) this.#becomeSecondary()
     }
     for (const volume of this.volumes) {
       const writeBitmap = (): void => {

@@ -392,7 +392,10 @@ scenario(
     a.powerCut()
     if (world.prng.chance(1, 2)) world.runFor({ ms: world.prng.intInclusive(1, 5_000) })
     b.command({ type: 'attach', volume: 0 })
-    world.runUntil(() => b.attachResult !== undefined && !b.isDiskless, { stepsMax: 200_000, what: 'the disk of b' })
+    world.runUntil(
+      () => b.status()?.volumes.every(({ disk }) => disk !== 'Diskless' && disk !== 'Attaching') === true,
+      { stepsMax: 200_000, what: 'the disk of b' },
+    )
     world.wantPrimary('b')
     world.runFor({ ms: 10_000 })
     expect(!b.isPrimary, 'b was promoted on data that it knows to be old', 'durability')
