@@ -296,6 +296,7 @@ export class Negotiation {
       volume.exposed.follow(packet)
     }
     this.#peer = packet
+    if (packet.bitmap !== 0n) volume.onPeerIsAhead()
     if (
       volume.bitmap !== undefined &&
       state.disk >= D_INCONSISTENT &&

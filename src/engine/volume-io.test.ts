@@ -26,6 +26,8 @@ import {
 } from '../wire/drbd/constants.ts'
 import { PEER_FLUSH_INTERVAL_MS, RETRY_ALONE_MS } from './limits.ts'
 
+/** What the peer makes of the loss of our disk. */
+const NEXT_GENERATION = 0x2222_0000_0000_0000n
 const COPRIME = { features: { features: COPRIME_FEATURES } }
 const coprimeScene = (): Scene => connectedScene({}, COPRIME)
 
@@ -97,7 +99,7 @@ describe('when a write is answered', () => {
     assert.equal(host.volume.bitmap?.isSet(1), true)
   })
 
-  it('the own disk could not write it: done if the peer has it', () => {
+  it('the own disk could not write it: done if the peer has it, and its metadata know that nobody else has', () => {
     const { host, peer } = coprimeScene()
     host.hold = (job) => job.text.startsWith('disk.write')
     const id = host.write(8, sectorsOf(8, 1))
@@ -106,7 +108,20 @@ describe('when a write is answered', () => {
     assert.equal(host.answer(id), 'open')
     assert.equal(host.volume.status().disk, 'Diskless')
     peer.ack('P_WRITE_ACK', packet)
+    assert.equal(host.answer(id), 'open')
+    peer.sendUuids({ current: NEXT_GENERATION, bitmap: GENERATION })
     assert.equal(host.answer(id), 'done')
+  })
+
+  it('an error if the link is lost before the peer has told that', () => {
+    const { host, peer } = coprimeScene()
+    host.hold = (job) => job.text.startsWith('disk.write')
+    const id = host.write(8, sectorsOf(8, 1))
+    peer.ack('P_WRITE_ACK', peer.one('P_DATA'))
+    host.complete('disk.write', IO_ERROR)
+    assert.equal(host.answer(id), 'open')
+    peer.disconnect()
+    assert.equal(host.answer(id), 'io')
   })
 
   it('nobody could write it: an error', () => {
@@ -499,6 +514,7 @@ describe('the own disk fails with more than one operation under way', () => {
     const { host, peer } = scene
     assert.equal(host.volume.status().disk, 'Diskless')
     for (const packet of peer.taken('P_DATA')) peer.ack('P_WRITE_ACK', packet)
+    peer.sendUuids({ current: NEXT_GENERATION, bitmap: GENERATION })
     assert.equal(host.answer(first), 'done')
     assert.equal(host.answer(second), 'done', 'its disk operation completes never: the device was closed (ports.ts)')
   })
@@ -526,6 +542,7 @@ describe('the own disk fails with more than one operation under way', () => {
     const own = peer.one('P_DATA')
     host.complete('disk.write 8+8', IO_ERROR)
     peer.ack('P_WRITE_ACK', own)
+    peer.sendUuids({ current: NEXT_GENERATION, bitmap: GENERATION })
     assert.equal(host.answer(first), 'done')
     assert.deepEqual(
       peer.taken('P_NEG_ACK').map(({ sector }) => sector),

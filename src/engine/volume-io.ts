@@ -653,6 +653,10 @@ export class VolumeIo {
       if (write.here === 'left') this.#maybeWriteAlone(write)
       return
     }
+    if (isOnPeerOnly(write) && this.volume.awaitsPeer) {
+      this.#parked.push(write)
+      return
+    }
     if (write.localError !== undefined && !write.onPeer) {
       this.#failOrKeep(write, write.localError)
       return
@@ -748,6 +752,14 @@ export class VolumeIo {
         this.#inDoubt.set(request.cookie, request)
         this.#maybeComplete(request)
       }
+    }
+    // It may have died before its disk knew that ours was lost, and come back without them.
+    const untold = this.#parked.filter((request) => !(request instanceof FlushRequest) && isOnPeerOnly(request))
+    this.#parked = this.#parked.filter((request) => !untold.includes(request))
+    for (const write of untold as LocalWrite[]) {
+      write.onPeer = false
+      this.#inDoubt.set(write.cookie, write)
+      this.#maybeComplete(write)
     }
     // Acknowledged already, but not written here: the peer need not be asked.
     for (const write of left) {
@@ -864,6 +876,8 @@ export class VolumeIo {
     return this.#cookie()
   }
 }
+
+const isOnPeerOnly = (write: LocalWrite): boolean => write.onPeer && write.writtenTo === undefined
 
 const overlaps = (a: { sector: number; sectors: number }, b: { sector: number; sectors: number }): boolean =>
   a.sector < b.sector + b.sectors && b.sector < a.sector + a.sectors

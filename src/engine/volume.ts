@@ -131,6 +131,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #newUuidPending = false
   /** The same as soon as a Primary without a disk has said that it takes our data for those that its clients saw last. */
   #newUuidWhenTaken = false
+  /** The own disk is lost, and a peer of ours has not said yet that its disk knows it. */
+  #awaitsPeer = false
   /** The peer was Primary when it was lost; has not been seen since. */
   #lostPrimary = false
   /** The disk counts as in sync and does not say so itself yet: a crash would leave it Inconsistent, with all that is on it. */
@@ -224,6 +226,14 @@ export class Volume implements MetadataHost, ActivityHost {
     if (this.suspended || this.#gates > 0 || this.#newUuidPending) return false
     if (this.state.disk !== D_UPTODATE) return false
     return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT || this.state.conn === C_AHEAD
+  }
+
+  /**
+   * Whether a write that is on the peer only may not be answered yet, even if the peer had acknowledged it before it knew that:
+   * a crash of both would leave two disks of one generation, and ours could be the source.
+   */
+  get awaitsPeer(): boolean {
+    return this.#awaitsPeer && this.state.conn >= C_CONNECTED && this.state.pdsk === D_UPTODATE
   }
 
   get dataAccessible(): boolean {
@@ -423,10 +433,9 @@ export class Volume implements MetadataHost, ActivityHost {
     const { conn, disk, pdsk } = this.state
     if (disk === D_UPTODATE) {
       const { current, bitmap } = this.uuids
-      this.exposed.onOwnLost(
-        this.#gates > 0 ? [current, bitmap] : [current],
-        conn >= C_CONNECTED && pdsk === D_UPTODATE,
-      )
+      const alsoOnPeer = conn >= C_CONNECTED && pdsk === D_UPTODATE
+      this.exposed.onOwnLost(this.#gates > 0 ? [current, bitmap] : [current], alsoOnPeer)
+      this.#awaitsPeer = alsoOnPeer && this.engine.connection.coprimePeer
     } else if (disk >= D_INCONSISTENT) this.negotiation.exposePeer()
     this.change({ disk: D_FAILED }, reason)
     this.change({ disk: D_DISKLESS }, reason)
@@ -571,6 +580,10 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#newUuidPending = false
     this.setUuids(newCurrent(this.uuids, this.engine.entropy.u64(), this.state.role === R_PRIMARY))
     this.engine.log('info', "new current UUID: this host goes on without the peer's data", this.number)
+    this.#saveAndTell()
+  }
+
+  #saveAndTell(): void {
     const session = this.engine.connection.session
     this.saveBeforeGoingOn(() => {
       // Not before it is durable: a diskless peer takes up no other generation than the one it was told of.
@@ -780,6 +793,7 @@ export class Volume implements MetadataHost, ActivityHost {
     if (old.peer === R_PRIMARY) this.#lostPrimary = true
     this.io.onPeerLost()
     this.activity?.onStable()
+    this.#awaitsPeer = false
     this.negotiation.onPeerLost()
     if (this.#store !== undefined && this.#bitmap !== undefined) this.#store.writeBitmap(this.#bitmap, 'changed')
     if (next.role === R_PRIMARY && next.pdsk > D_OUTDATED) this.engine.onPrimaryLostPeer()
@@ -793,10 +807,20 @@ export class Volume implements MetadataHost, ActivityHost {
     if (this.state.pdsk < D_INCONSISTENT) this.#onPeerDataLost(this.state)
   }
 
+  /** The peer's metadata say that its data are newer than those of any other disk. */
+  onPeerIsAhead(): void {
+    if (!this.#awaitsPeer) return
+    this.#awaitsPeer = false
+    this.io.completeParked()
+  }
+
   #onPeerDataLost(next: StateWord): void {
-    if (next.disk !== D_UPTODATE || this.uuids.bitmap !== 0n) return
+    if (next.disk !== D_UPTODATE) return
     if (next.role !== R_PRIMARY && next.peer !== R_PRIMARY) return
-    if (this.suspended) this.#newUuidPending = true
+    if (this.uuids.bitmap !== 0n) {
+      // What we have is known to be newer already: a peer of ours only waits to hear that it is durable.
+      if (next.conn >= C_CONNECTED && this.engine.connection.coprimePeer) this.#saveAndTell()
+    } else if (this.suspended) this.#newUuidPending = true
     else this.newCurrentUuid()
   }
 

@@ -612,3 +612,27 @@ scenario('no-promotion-while-going-down', { seeds: 20, world: { initialSync: 'sk
   }
   a.device.config = fast
 })
+
+// Found (story 9599 under coordinator): a write failed on the own disk and was answered, because the peer had acknowledged it. The
+// peer had not made it durable yet that its data are newer now. Both crashed, two disks of one generation came back, and the one
+// that had missed the write was the source.
+scenario(
+  'answered-before-the-peer-knows-that-it-is-alone',
+  { seeds: 40, world: { network: { delayUsMax: 1_000, longDelayPerMille: 0 }, initialSync: 'skip' } },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('b').write({ sector: 8, text: 'before' }))
+    const fast = a.device.config
+    a.device.config = { ...fast, flushUsMax: 200_000 }
+    b.device.inject({ on: 'write', code: 'io', offsetBytes: 0, lengthBytes: world.deviceSectors * 512, times: 1 })
+    const write = world.client('b').write({ sector: 8, text: 'after' })
+    world.runUntil(() => b.isDiskless, { stepsMax: 200_000, what: 'the loss of the disk of b' })
+    world.runFor({ ms: world.prng.intInclusive(0, 100) })
+    for (const host of [a, b]) host.crashProcess()
+    a.device.config = fast
+    for (const host of [a, b]) host.start()
+    world.awaitInSync()
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(!write.confirmed || seen === 'after', `read "${seen}"`, 'durability')
+  },
+)
