@@ -541,7 +541,10 @@ export class PeerIo {
         break
     }
     volume.sentBytes += data.length
-    if (read.purpose !== 'data') volume.io.resync.sentBytes += data.length
+    if (read.purpose !== 'data') {
+      volume.io.resync.sentBytes += data.length
+      volume.io.resync.onOffered(read.sector, read.sectors)
+    }
     const type = read.purpose === 'data' ? 'P_DATA_REPLY' : 'P_RS_DATA_REPLY'
     connection.sendData({ type, ...common, digest: connection.integrityDigest(data), payload: data })
   }
@@ -549,6 +552,7 @@ export class PeerIo {
   #deallocated(read: PeerRead): void {
     const { volume } = this.#io
     volume.io.resync.holeBytes += read.sectors * 512
+    volume.io.resync.onOffered(read.sector, read.sectors)
     volume.engine.connection.sendData({
       type: 'P_RS_DEALLOCATED',
       volume: volume.number,

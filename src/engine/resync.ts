@@ -46,6 +46,8 @@ export class Resync {
   /** Answered, waiting for the own disk to be free of what overlaps. */
   #toWrite: ResyncRequest[] = []
   #finishing = false
+  /** As source: blocks sent to the target that it has not acknowledged. */
+  #offeredBits = 0
   /** For the rate limit: bytes that may still be asked for, refilled with time. */
   #creditBytes = 0
   #creditAtMs = 0
@@ -126,6 +128,7 @@ export class Resync {
     const { volume } = this.#io
     this.#cursor = 0
     this.#failedBits = 0
+    this.#offeredBits = 0
     this.#finishing = false
     this.#creditBytes = 0
     this.#creditAtMs = volume.engine.nowMs
@@ -468,10 +471,33 @@ export class Resync {
 
   // ---- source ----------------------------------------------------------------------------------------------------------
 
+  onOffered(sector: number, sectors: number): void {
+    const [from, to] = blocksTouched(sector, sectors)
+    this.#offeredBits += to - from
+  }
+
+  /**
+   * As source: all that the target needs is on its way, and not acknowledged. It may be done, UpToDate and about to go on alone
+   * if the connection is lost now.
+   */
+  get targetMayBeDone(): boolean {
+    const { bitmap, state } = this.#io.volume
+    if (bitmap === undefined || (state.conn !== C_SYNC_SOURCE && state.conn !== C_PAUSED_SYNC_S)) return false
+    let missing = bitmap.count - this.#offeredBits
+    for (const request of this.#io.active) {
+      if (missing <= 0) break
+      if (request.kind !== 'local-write') continue
+      const [from, to] = blocksTouched(request.sector, request.sectors)
+      missing -= to - from
+    }
+    return missing <= 0
+  }
+
   onTargetAck(sector: number, sizeBytes: number, written: boolean): void {
     const { volume } = this.#io
     if (!volume.inRange(sector, sizeBytes / 512) || sizeBytes === 0) return
     const [from, to] = blocksTouched(sector, sizeBytes / 512)
+    this.#offeredBits = Math.max(0, this.#offeredBits - (to - from))
     if (written) volume.bitmap?.clear(from, to)
     else this.#failedBits += to - from
   }

@@ -636,3 +636,22 @@ scenario(
     expect(!write.confirmed || seen === 'after', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 4901 under auto): the target of a resync was done, and the connection was lost before the source knew. To the source it
+// was Inconsistent, so it went on at once, until it was killed by the fencing of the target, which went on alone as well.
+scenario(
+  'source-that-does-not-know-that-its-target-is-done',
+  { seeds: 30, world: { network: { delayUsMin: 1_000, delayUsMax: 5_000 } } },
+  (world) => {
+    world.keepAlive({ msMin: 100, msMax: 1_000 })
+    const b = world.host('b')
+    b.crashProcess()
+    world.settle(world.client('a').write({ sector: 8, sectors: 64 }))
+    const isDone = (): boolean => b.status()?.volumes[0]?.connection === 'Connected' && b.hasNewestData
+    world.runUntil(isDone, { stepsMax: 500_000, what: 'the end of a resync' })
+    const workload = new Workload(world, { requestsPerClient: 200, inFlightMax: 2, pauseUsMax: 200 })
+    world.network.cut()
+    world.runFor({ ms: 3_000 })
+    expect(workload.confirmed > 0, 'the workload got nothing done')
+  },
+)
