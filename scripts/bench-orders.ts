@@ -2,10 +2,11 @@
 // `npm run bench:orders [-- --seconds S] [--rounds N] [--delay MS ...] [--order NAME ...] [--workload NAME ...] [--markdown]`.
 // docs/write-orders.md has the result.
 //
-// All labs of one delay are up at once, idle but for the one that is measured. A round measures each order once with each
-// workload, the orders directly one after the other, so that what else the machine does meets all of them; figures are medians
-// over the rounds. At the end: `auto` is to be at least as fast as the better of the two orders that it is made of, less a
-// tenth, and no side below a quarter of the writes of a duel.
+// A round has new processes, because two labs of one order may differ by half in what they can do as long as they run. All labs of
+// a round are up at once, idle but for the one that is measured. Each order is measured once with each workload, the orders
+// directly one after the other, so that what else the machine does meets all of them; figures are medians over the rounds. At the
+// end: `auto` is to be at least as fast as the better of the two orders that it is made of, less a tenth, and no side below a
+// quarter of the writes of a duel.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -87,18 +88,20 @@ async function main(): Promise<boolean> {
   onProcessExit(() => rmSync(folder, { recursive: true, force: true, maxRetries: 3 }))
   const results: Result[] = []
   for (const delay of options.delay) {
-    const labs = new Map<string, Lab>()
-    try {
-      for (const [i, { name, more }] of variants.entries()) {
-        const place = { folder: join(folder, `${i}-${delay}`), size: String(DISK_BYTES), detached: false }
-        const lab = await Lab.start({ ...place, more: [...more, '--link-delay-ms', delay] })
-        labs.set(name, lab)
-        await fill(lab)
+    for (let round = 1; round <= rounds; round++) {
+      const labs = new Map<string, Lab>()
+      try {
+        for (const [i, { name, more }] of variants.entries()) {
+          const place = { folder: join(folder, `${i}-${delay}-${round}`), size: String(DISK_BYTES), detached: false }
+          const lab = await Lab.start({ ...place, more: [...more, '--link-delay-ms', delay] })
+          labs.set(name, lab)
+          await fill(lab)
+        }
+        await measureAll(labs, workloads, { delay, seconds, round }, results)
+        for (const lab of labs.values()) await verify(lab)
+      } finally {
+        for (const lab of labs.values()) await lab.stop()
       }
-      results.push(...(await measureAll(labs, workloads, { delay, seconds, rounds })))
-      for (const lab of labs.values()) await verify(lab)
-    } finally {
-      for (const lab of labs.values()) await lab.stop()
     }
   }
   const sorted = workloads.flatMap((workload) => results.filter((result) => result.workload === workload))
@@ -113,21 +116,19 @@ async function main(): Promise<boolean> {
 async function measureAll(
   labs: ReadonlyMap<string, Lab>,
   workloads: readonly Workload[],
-  how: { delay: string; seconds: number; rounds: number },
-): Promise<Result[]> {
-  const results: Result[] = []
-  for (let round = 0; round < how.rounds; round++) {
-    for (const workload of workloads) {
-      for (const [order, lab] of labs) {
-        const figures = await measure(lab, workload, how.seconds)
-        const known = results.find((result) => result.workload === workload && result.order === order)
-        if (known === undefined) results.push({ delay: how.delay, workload, order, rounds: [figures] })
-        else known.rounds.push(figures)
-        say(`round ${round + 1}, link ${how.delay} ms, ${workload.title}, ${order}: ${describe(figures)}`)
-      }
+  how: { delay: string; seconds: number; round: number },
+  results: Result[],
+): Promise<void> {
+  const { delay } = how
+  for (const workload of workloads) {
+    for (const [order, lab] of labs) {
+      const figures = await measure(lab, workload, how.seconds)
+      const known = results.find((one) => one.workload === workload && one.order === order && one.delay === delay)
+      if (known === undefined) results.push({ delay, workload, order, rounds: [figures] })
+      else known.rounds.push(figures)
+      say(`round ${how.round}, link ${delay} ms, ${workload.title}, ${order}: ${describe(figures)}`)
     }
   }
-  return results
 }
 
 /** Once over the whole disk, so that no measurement allocates blocks in the files below or finds its extents cold. */
