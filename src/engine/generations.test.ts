@@ -410,6 +410,7 @@ function decideInput(result: CompareResult, more: Partial<DecideInput> = {}): De
     selfBitmapBit0: false,
     peerBitmapBit0: false,
     resolveConflicts: false,
+    coprimePeer: false,
     demote: () => assert.fail('nothing asked for a demotion'),
     ...more,
   }
@@ -717,6 +718,7 @@ const anyDecideInput: fc.Arbitrary<DecideInput> = fc.record({
   selfBitmapBit0: fc.boolean(),
   peerBitmapBit0: fc.boolean(),
   resolveConflicts: fc.boolean(),
+  coprimePeer: fc.boolean(),
   demote: fc.constant(() => assert.fail('nothing asked for a demotion')),
 })
 

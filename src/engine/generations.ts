@@ -261,6 +261,8 @@ export interface DecideInput {
   readonly selfBitmapBit0: boolean
   readonly peerBitmapBit0: boolean
   readonly resolveConflicts: boolean
+  /** A kernel does not look at Outdated, and both hosts must come to the same decision. */
+  readonly coprimePeer: boolean
   /** Makes this host Secondary if it can, for `call-pri-lost-after-sb`. If not, runs the handler of that name. */
   readonly demote: () => boolean
 }
@@ -307,12 +309,8 @@ export function decideSync(input: DecideInput): SyncDecision {
     if (demoted) selfPrimary = false
     return demoted
   }
-  const byDisks = overrideByOutdated(
-    compared,
-    overrideByDisks(compared.result, disk, input.peerDisk),
-    disk,
-    input.peerDisk,
-  )
+  const byState = overrideByDisks(compared.result, disk, input.peerDisk)
+  const byDisks = input.coprimePeer ? overrideByOutdated(compared.rule, byState, disk, input.peerDisk) : byState
   const direction = resolveSplitBrain(byDisks, { ...input, demote })
   if (direction === undefined) {
     const reason = `split brain (${rule}): both hosts changed their data and no policy decides which to keep`
@@ -355,11 +353,11 @@ function overrideByDisks(result: Unresolved, disk: number, peerDisk: number): Un
 }
 
 /**
- * Rules 42 and 43 look at roles and crashes among equal generations. A disk that says itself that it is older (it was to
+ * Rules 40 to 43 look at roles and crashes among equal generations. A disk that says itself that it is older (it was to
  * become a target and has not begun) is the target, whoever uses it.
  */
-function overrideByOutdated(compared: Comparison, result: Unresolved, disk: number, peerDisk: number): Unresolved {
-  if (compared.rule !== 42 && compared.rule !== 43) return result
+function overrideByOutdated(rule: number, result: Unresolved, disk: number, peerDisk: number): Unresolved {
+  if (rule < 40 || rule > 43) return result
   if (disk === D_OUTDATED && peerDisk > D_OUTDATED) return -1
   if (peerDisk === D_OUTDATED && disk > D_OUTDATED) return 1
   return result

@@ -457,6 +457,7 @@ export class Negotiation {
       selfBitmapBit0: (volume.uuids.bitmap & 1n) === 1n,
       peerBitmapBit0: (peerView.bitmap & 1n) === 1n,
       resolveConflicts: connection.resolveConflicts,
+      coprimePeer: connection.coprimePeer,
       demote: () => false,
     })
     engine.log(

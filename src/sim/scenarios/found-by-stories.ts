@@ -655,3 +655,33 @@ scenario(
     expect(workload.confirmed > 0, 'the workload got nothing done')
   },
 )
+
+// Found (story 11805 under coordinator): a host that was about to be the target, and said so by an Outdated disk, met its source
+// again. Both had crashed by then, and equal generations with two crashes were decided by who had connected first.
+scenario(
+  'outdated-target-of-a-source-that-crashed',
+  {
+    seeds: 30,
+    world: {
+      handlers: { fencingAgent: 'hangs' },
+      network: { delayUsMin: 1_000, delayUsMax: 5_000 },
+      disk: { latencyUsMin: 1_000, latencyUsMax: 5_000 },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.runFor({ ms: 500 })
+    world.settle(world.client('a').write({ sector: 8, text: 'answered' }))
+    b.powerCut()
+    world.runFor({ ms: 100 })
+    b.start()
+    const isOutdated = (): boolean => b.status()?.volumes[0]?.disk === 'Outdated'
+    world.runUntil(isOutdated, { stepsMax: 500_000, what: 'a target that has not begun' })
+    a.crashProcess()
+    a.start()
+    world.awaitInSync()
+    world.runUntil(() => a.isPrimary, { stepsMax: 500_000, what: 'a Primary' })
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'answered', `read "${seen}"`, 'durability')
+  },
+)
