@@ -445,6 +445,7 @@ export class PeerIo {
   ): void {
     const io = this.#io
     const read = new PeerRead(io, purpose, packet, digest)
+    if (purpose !== 'data' && purpose !== 'verify') io.resync.onTargetAsks()
     if (io.volume.state.conn === C_AHEAD && (purpose === 'resync' || purpose === 'thin')) {
       this.#negativeReply(read, 'P_RS_CANCEL')
       return

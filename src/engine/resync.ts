@@ -46,6 +46,8 @@ export class Resync {
   /** Answered, waiting for the own disk to be free of what overlaps. */
   #toWrite: ResyncRequest[] = []
   #finishing = false
+  /** As source: the target has asked for data, so its disk says that it is Inconsistent. */
+  #targetHasBegun = false
   /** As source: blocks sent to the target that it has not acknowledged. */
   #offeredBits = 0
   /** For the rate limit: bytes that may still be asked for, refilled with time. */
@@ -129,6 +131,7 @@ export class Resync {
     this.#cursor = 0
     this.#failedBits = 0
     this.#offeredBits = 0
+    this.#targetHasBegun = false
     this.#finishing = false
     this.#creditBytes = 0
     this.#creditAtMs = volume.engine.nowMs
@@ -471,18 +474,23 @@ export class Resync {
 
   // ---- source ----------------------------------------------------------------------------------------------------------
 
+  onTargetAsks(): void {
+    this.#targetHasBegun = true
+  }
+
   onOffered(sector: number, sectors: number): void {
     const [from, to] = blocksTouched(sector, sectors)
     this.#offeredBits += to - from
   }
 
   /**
-   * As source: all that the target needs is on its way, and not acknowledged. It may be done, UpToDate and about to go on alone
-   * if the connection is lost now.
+   * As source: the target may be UpToDate, and about to go on alone if the connection is lost now. It has not said that it begins; or
+   * all that it needs is on its way, and not acknowledged, and it may be done.
    */
-  get targetMayBeDone(): boolean {
+  get targetMayBeUpToDate(): boolean {
     const { bitmap, state } = this.#io.volume
     if (bitmap === undefined || (state.conn !== C_SYNC_SOURCE && state.conn !== C_PAUSED_SYNC_S)) return false
+    if (!this.#targetHasBegun) return true
     let missing = bitmap.count - this.#offeredBits
     for (const request of this.#io.active) {
       if (missing <= 0) break

@@ -688,8 +688,8 @@ export class Volume implements MetadataHost, ActivityHost {
 
   change(patch: Partial<StateWord>, reason: string): void {
     const old = this.state
-    // A target that may be done is nobody of whom it is known that it does not go on.
-    const leavesTarget = patch.conn !== undefined && patch.conn < C_CONNECTED && this.io.resync.targetMayBeDone
+    // Of a target that may be UpToDate nobody knows that it does not go on.
+    const leavesTarget = patch.conn !== undefined && patch.conn < C_CONNECTED && this.io.resync.targetMayBeUpToDate
     const next = this.implied(leavesTarget ? { ...patch, pdsk: D_UNKNOWN } : patch)
     if (sameState(old, next)) return
     const oldReplicates = this.replicates

@@ -685,3 +685,22 @@ scenario(
     expect(seen === 'answered', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 13147 under coordinator): the consent to an invalidate was lost with the connection. The source took its peer for
+// Inconsistent and went on at once; the peer had never begun, and went on alone as well, by killing the source.
+scenario(
+  'consent-to-an-invalidate-is-lost',
+  { seeds: 30, world: { network: { delayUsMin: 1_000, delayUsMax: 5_000 } } },
+  (world) => {
+    world.keepAlive({ msMin: 100, msMax: 1_000 })
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('a').write({ sector: 8, sectors: 64 }))
+    b.command({ type: 'invalidate', volume: 0 })
+    const isSource = (): boolean => a.status()?.volumes[0]?.connection === 'SyncSource'
+    world.runUntil(isSource, { stepsMax: 500_000, what: 'the source of a resync' })
+    const workload = new Workload(world, { requestsPerClient: 200, inFlightMax: 2, pauseUsMax: 200 })
+    world.network.cut()
+    world.runFor({ ms: 3_000 })
+    expect(workload.confirmed > 0, 'the workload got nothing done')
+  },
+)
