@@ -574,11 +574,13 @@ describe('fuzz: packets with random fields, in any order and phase', () => {
     host.handlerDone(7)
     host.admin({ type: 'resume-io' })
     if (host.engine.role === R_PRIMARY) host.admin({ type: 'secondary' })
-    host.admin({ type: 'detach', volume: 0, force: true })
-    assert.equal(host.volume.status().disk, 'Diskless')
-    const fresh = new EngineHost()
-    host.disks[0] = fresh.diskAt(0)
-    assert.equal(host.admin({ type: 'attach', volume: 0 })?.code, 0, 'the disk can be attached again')
+    // The first one may count as outdated by what the peer has told of its generations; a disk that is attached ends that.
+    for (let disks = 0; disks < 2; disks++) {
+      host.admin({ type: 'detach', volume: 0, force: true })
+      assert.equal(host.volume.status().disk, 'Diskless')
+      host.disks[0] = new EngineHost().diskAt(0)
+      assert.equal(host.admin({ type: 'attach', volume: 0 })?.code, 0, 'the disk can be attached again')
+    }
     peer.take()
     peer.connectFully(COPRIME)
     assert.equal(host.volume.state.conn, C_CONNECTED, host.engine.connection.reason)

@@ -106,8 +106,10 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
   }
   if (state.conn >= C_CONNECTED && state.conn < C_AHEAD) {
     const isJudged = state.disk === D_CONSISTENT && isPrimaryWithoutDisk(state) && !context.peerConnected
-    if (!isJudged) state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
-    if (!isOldForDiskless(state, previous)) state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
+    const isOld = state.disk === D_OUTDATED && state.pdsk < D_INCONSISTENT
+    const isOldThere = state.pdsk === D_OUTDATED && state.disk < D_INCONSISTENT
+    if (!isJudged && !isOld) state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
+    if (!isOldThere) state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
   }
   clampDisks(state)
   if (context.fencing === FENCING_STONITH && isUnfencedAlone(state) && !isUnfencedAlone(previous)) state.suspFen = true
@@ -126,13 +128,6 @@ function raised(disk: number, previousDisk: number, conn: number, previousConn: 
   if (conn === C_CONNECTED && previousConn === C_CONNECTED && previousDisk === D_OUTDATED) return D_OUTDATED
   return D_UPTODATE
 }
-
-/**
- * Our disk was lost in a handshake that had made the peer the target of a resync: its disk, which was good, is Outdated now.
- * Ours, which was to be the source, is newer, and would overwrite later what is written there.
- */
-const isOldForDiskless = ({ disk, pdsk }: StateWord, previous: StateWord): boolean =>
-  disk < D_INCONSISTENT && pdsk === D_OUTDATED && previous.conn === C_CONNECTED && previous.pdsk > D_OUTDATED
 
 /** It knows which data its clients saw last, and refuses older ones. */
 const isPrimaryWithoutDisk = ({ peer, pdsk }: StateWord): boolean => peer === R_PRIMARY && pdsk < D_INCONSISTENT

@@ -363,7 +363,8 @@ export class World {
    */
   #onDeath(name: HostName, how: 'crash' | 'power-cut'): void {
     const other = otherHost(name)
-    const survives = this.hasAllOf(other, name)
+    // Who has lost its cache and met nobody since has only what was flushed, whatever it says of its disk.
+    const survives = this.hasAllOf(other, name) && !this.#cachesLost.has(other)
     this.#withData.delete(name)
     if (how === 'power-cut') this.#cachesLost.add(name)
     if (survives) return

@@ -704,3 +704,40 @@ scenario(
     expect(workload.confirmed > 0, 'the workload got nothing done')
   },
 )
+
+// Found (story 12961 under coordinator): the source of a resync that had not begun lost its disk. Its peer, Outdated, became UpToDate by
+// meeting it without a disk, and went on with old data.
+scenario(
+  'outdated-target-meets-its-source-without-a-disk',
+  {
+    seeds: 30,
+    world: {
+      settings: { fencing: 'dont-care' },
+      primaries: ['a'],
+      initialSync: 'skip',
+      network: { delayUsMin: 1_000, delayUsMax: 5_000 },
+      disk: { latencyUsMin: 1_000, latencyUsMax: 5_000 },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.runFor({ ms: 500 })
+    b.crashProcess()
+    world.settle(world.client('a').write({ sector: 8, text: 'alone' }))
+    b.start()
+    const isOutdated = (): boolean => b.status()?.volumes[0]?.disk === 'Outdated'
+    world.runUntil(isOutdated, { stepsMax: 500_000, what: 'a target that has not begun' })
+    world.network.cut()
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: 3_000 })
+    expect(!b.hasNewestData, 'old data count as the newest', 'durability')
+    a.command({ type: 'attach', volume: 0 })
+    world.runUntil(() => a.hasNewestData, { stepsMax: 500_000, what: 'the disk of a' })
+    for (const host of world.hosts) {
+      if (host.status()?.connection === 'StandAlone') host.command({ type: 'connect', discardMyData: false })
+    }
+    world.awaitInSync()
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'alone', `read "${seen}"`, 'durability')
+  },
+)
