@@ -40,6 +40,8 @@ export class History {
   readonly requests: LoggedRequest[] = []
   /** Moments at which the last host that had the newest data died. */
   readonly losses: Loss[] = []
+  /** Hosts that have not noticed yet that the other one died with the newest data: what they read is of the time before. */
+  readonly unaware = new Set<string>()
   #position = 0
 
   /** Number of the last invocation, response or loss. */
@@ -62,7 +64,7 @@ export class History {
   }
 
   complete(request: LoggedRequest, outcome: 'done' | 'refused' | 'unknown', values = request.values): void {
-    request.outcome = outcome
+    request.outcome = request.kind === 'read' && this.unaware.has(request.host) ? 'unknown' : outcome
     request.completedAt = ++this.#position
     request.values = values
   }

@@ -12,7 +12,7 @@ import { Administrator } from './administrator.ts'
 import { BarrierAcks } from './checkers/barrier-acks.ts'
 import { checkMemory, limitsFor, type MemoryLimits } from './checkers/bounded-memory.ts'
 import { checkHistory } from './checkers/durability.ts'
-import { checkOneWriter } from './checkers/one-writer.ts'
+import { checkOneWriter, isConnected } from './checkers/one-writer.ts'
 import { OutOfSyncInvariant } from './checkers/out-of-sync-invariant.ts'
 import { checkAnswered, checkConverged } from './checkers/progress.ts'
 import { generationOf } from './checkers/recovered-bitmap.ts'
@@ -363,6 +363,7 @@ export class World {
    */
   #onDeath(name: HostName, how: 'crash' | 'power-cut'): void {
     const other = otherHost(name)
+    this.history.unaware.delete(name)
     // Who has lost its cache and met nobody since has only what was flushed, whatever it says of its disk.
     const survives = this.hasAllOf(other, name) && !this.#cachesLost.has(other)
     this.#withData.delete(name)
@@ -371,6 +372,8 @@ export class World {
     // Whose cache was lost comes back as good as the other one, unless that one has gone on alone since, and says so on disk.
     const isPeer = this.#cachesLost.has(other) && this.#generationOnDisk(name) === this.#generationOnDisk(other)
     this.history.lose(how === 'power-cut' || isPeer ? 'unflushed' : 'unanswered')
+    const status = this.host(other).status()
+    if (status !== undefined && isConnected(status)) this.history.unaware.add(other)
   }
 
   /**
@@ -391,6 +394,7 @@ export class World {
   #onStatus(name: HostName, status: ResourceStatus): void {
     this.#checkWriters()
     const host = this.host(name)
+    if (!isConnected(status)) this.history.unaware.delete(name)
     if (host.hasNewestData) this.#withData.add(name)
     else if (host.isDiskless && this.#withData.delete(name)) this.#onDiskLost(name)
     if (this.#cachesLost.size > 0 && this.#everyVolume(isInSync)) this.#cachesLost.clear()

@@ -209,3 +209,12 @@ test('what a dead process left in its cache goes with the power later', () => {
   assert.equal(script().write(1).lose().lose('unanswered').read(0).verdict, undefined)
   assert.equal(script().write(1, true).write(2).lose('unanswered').read(2).lose().read(1).verdict, undefined)
 })
+
+test('what a host reads that has not noticed the loss is of the time before; once it has, it is not', () => {
+  const unaware = script().write(1).flush().write(2).lose()
+  unaware.history.unaware.add('b')
+  unaware.read(2)
+  unaware.history.unaware.delete('b')
+  assert.equal(unaware.lose('unanswered').read(1).verdict, undefined)
+  assert.equal(script().write(1).flush().write(2).lose().read(2).lose('unanswered').read(1).verdict, 'durability')
+})

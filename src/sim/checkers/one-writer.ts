@@ -36,4 +36,4 @@ const UNCONNECTED: ReadonlySet<string> = new Set([
   'WFConnection',
   'WFReportParams',
 ])
-const isConnected = (volume: VolumeStatus): boolean => !UNCONNECTED.has(volume.connection)
+export const isConnected = (volume: Pick<VolumeStatus, 'connection'>): boolean => !UNCONNECTED.has(volume.connection)
