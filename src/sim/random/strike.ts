@@ -308,7 +308,8 @@ export class Striker {
         })
         break
       case 'invalidate':
-        host.command({ type: 'invalidate', volume: 0 })
+        // Nobody gives up data while it is not known that the other host has them: its disk may come back with nothing.
+        if (this.#canSpare(fault.host)) host.command({ type: 'invalidate', volume: 0 })
         break
     }
   }
