@@ -27,7 +27,9 @@ import {
   diskStateName,
   R_PRIMARY,
   R_SECONDARY,
+  SS_CONNECTED_OUTDATES,
   SS_IN_TRANSIENT_STATE,
+  SS_NO_UP_TO_DATE_DISK,
   SS_NOT_SUPPORTED,
   SS_SUCCESS,
   UF_CRASHED_PRIMARY,
@@ -497,8 +499,11 @@ export class Negotiation {
       ...(attached ? { disk: volume.attachDisk } : {}),
     }
     if (own.conn < C_CONNECTED && conn >= C_CONNECTED) {
-      const code = validate(volume.implied(next), engine.validityContext(volume))
-      if (code < SS_SUCCESS) {
+      const implied = volume.implied(next)
+      const code = validate(implied, engine.validityContext(volume))
+      // No reason to part: what the peer attaches next may be the newer disk.
+      const isOldBesideDiskless = code === SS_CONNECTED_OUTDATES && implied.pdsk < D_INCONSISTENT
+      if (code < SS_SUCCESS && !isOldBesideDiskless) {
         engine.connection.giveUp(`the state of both hosts together is not allowed: ${stateChangeText(code)} (${code})`)
         return
       }
@@ -549,7 +554,10 @@ export class Negotiation {
     if (!isPeersBusiness(decodeStateWord(ownMask), decodeStateWord(ownValue))) return SS_NOT_SUPPORTED
     const wanted = decodeStateWord(((encodeStateWord(own) & ~ownMask) | ownValue) >>> 0)
     // A peer that came back without its memory must not have readers and writers before ours in doubt are applied.
-    if (own.peer !== R_PRIMARY && wanted.peer === R_PRIMARY && volume.io.settlesDoubts) return SS_IN_TRANSIENT_STATE
+    const promotes = own.peer !== R_PRIMARY && wanted.peer === R_PRIMARY
+    if (promotes && volume.io.settlesDoubts) return SS_IN_TRANSIENT_STATE
+    // A kernel without a disk takes an Outdated one for good.
+    if (promotes && own.disk === D_OUTDATED && own.pdsk < D_INCONSISTENT) return SS_NO_UP_TO_DATE_DISK
     const code = validateChange(own, wanted, { ...engine.validityContext(volume), handshakeWindow: false })
     if (code < SS_SUCCESS) return code
     if (wanted.conn === C_STARTING_SYNC_T || wanted.conn === C_STARTING_SYNC_S)

@@ -144,6 +144,9 @@ describe('9.4 sanitising', () => {
     assert.equal(sanitized({ disk: K.D_INCONSISTENT }).disk, K.D_INCONSISTENT)
     // Ours: for a host without a disk it means that its own, lost one is newer.
     assert.equal(sanitized({ disk: K.D_DISKLESS, pdsk: K.D_OUTDATED }).pdsk, K.D_OUTDATED)
+    const besideDiskless = { disk: K.D_OUTDATED, pdsk: K.D_DISKLESS }
+    assert.equal(sanitized(besideDiskless).disk, K.D_OUTDATED)
+    assert.equal(sanitized({ ...besideDiskless, peer: K.R_PRIMARY }).disk, K.D_OUTDATED)
     // Consistent goes through UpToDate and is then clamped; from Ahead on it is clamped as it is.
     assert.equal(sanitized({ conn: K.C_WF_BITMAP_S, pdsk: K.D_OUTDATED }).pdsk, K.D_CONSISTENT)
     assert.equal(sanitized({ conn: K.C_AHEAD, pdsk: K.D_OUTDATED }).pdsk, K.D_OUTDATED)

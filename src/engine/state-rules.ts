@@ -106,10 +106,13 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
   }
   if (state.conn >= C_CONNECTED && state.conn < C_AHEAD) {
     const isJudged = state.disk === D_CONSISTENT && isPrimaryWithoutDisk(state) && !context.peerConnected
-    const isOld = state.disk === D_OUTDATED && state.pdsk < D_INCONSISTENT
-    const isOldThere = state.pdsk === D_OUTDATED && state.disk < D_INCONSISTENT
-    if (!isJudged && !isOld) state.disk = raised(state.disk, previous.disk, state.conn, previous.conn)
-    if (!isOldThere) state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
+    if (!isJudged && !isOldBesideDiskless(state.disk, state.pdsk)) {
+      // Disks have been compared, and none is to be a target.
+      const isCompared = previous.pdsk < D_INCONSISTENT && state.pdsk >= D_INCONSISTENT
+      state.disk = raised(state.disk, isCompared ? D_NEGOTIATING : previous.disk, state.conn, previous.conn)
+    }
+    if (!isOldBesideDiskless(state.pdsk, state.disk))
+      state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
   }
   clampDisks(state)
   if (context.fencing === FENCING_STONITH && isUnfencedAlone(state) && !isUnfencedAlone(previous)) state.suspFen = true
@@ -128,6 +131,12 @@ function raised(disk: number, previousDisk: number, conn: number, previousConn: 
   if (conn === C_CONNECTED && previousConn === C_CONNECTED && previousDisk === D_OUTDATED) return D_OUTDATED
   return D_UPTODATE
 }
+
+/**
+ * A disk that says itself that it is older than another one stays so beside a host without a disk: the newer data may be on the
+ * very disk that is missing there, and would be a second generation beside what is written here. The kernel raises it.
+ */
+const isOldBesideDiskless = (disk: number, other: number): boolean => disk === D_OUTDATED && other < D_INCONSISTENT
 
 /** It knows which data its clients saw last, and refuses older ones. */
 const isPrimaryWithoutDisk = ({ peer, pdsk }: StateWord): boolean => peer === R_PRIMARY && pdsk < D_INCONSISTENT

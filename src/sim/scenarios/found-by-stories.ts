@@ -718,6 +718,19 @@ scenario(
       initialSync: 'skip',
       network: { delayUsMin: 1_000, delayUsMax: 5_000 },
       disk: { latencyUsMin: 1_000, latencyUsMax: 5_000 },
+
+// Found (story 16328 under lock-extents): a disk that had said itself that it was Outdated, because it was to become the target of a
+// resync, met the peer again when that one had been told to give up its disk, the newer one. It passed for UpToDate, was
+// written to, and when the newer disk was back the two had split.
+scenario(
+  'outdated-disk-meets-a-peer-whose-newer-disk-is-detached',
+  {
+    seeds: 20,
+    world: {
+      primaries: ['b'],
+      initialSync: 'skip',
+      settings: { fencing: 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill' },
     },
   },
   (world) => {
@@ -758,3 +771,32 @@ scenario('last-good-data-are-not-invalidated', { seeds: 20, world: { primaries: 
   const seen = world.client('a').readText({ sector: 8 })
   expect(seen === 'before', `read "${seen}"`, 'durability')
 })
+
+    // Both have on disk that they are in sync.
+    world.runFor({ ms: 500 })
+    a.crashProcess()
+    world.settle(world.client('b').write({ sector: 8, text: 'on b only', fua: true }))
+    let struck = false
+    world.observer = {
+      onStatus: (host, status) => {
+        if (struck || host !== 'a' || status.volumes[0]?.disk !== 'Outdated') return
+        struck = true
+        world.scheduler.after(world.prng.intInclusive(0, 1_000), 'b crashes', () => b.crashProcess())
+      },
+    }
+    a.start()
+    const isLeft = (): boolean => struck && a.status()?.connection === 'WFConnection'
+    world.runUntil(isLeft, { stepsMax: 500_000, what: 'a resync that has not begun' })
+    world.moveRole('b', 'a')
+    b.start()
+    world.runUntil(() => b.isBroughtUp, { stepsMax: 200_000, what: 'the disk of b' })
+    b.command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: 5_000 })
+    expect(!a.hasNewestData && !a.isPrimary, 'a takes data for the newest that it knows to be old', 'durability')
+    if (b.isDiskless) b.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    world.runUntil(() => a.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    const seen = world.client('a').readText({ sector: 8 })
+    expect(seen === 'on b only', `read "${seen}"`, 'durability')
+  },
+)
