@@ -718,19 +718,6 @@ scenario(
       initialSync: 'skip',
       network: { delayUsMin: 1_000, delayUsMax: 5_000 },
       disk: { latencyUsMin: 1_000, latencyUsMax: 5_000 },
-
-// Found (story 16328 under lock-extents): a disk that had said itself that it was Outdated, because it was to become the target of a
-// resync, met the peer again when that one had been told to give up its disk, the newer one. It passed for UpToDate, was
-// written to, and when the newer disk was back the two had split.
-scenario(
-  'outdated-disk-meets-a-peer-whose-newer-disk-is-detached',
-  {
-    seeds: 20,
-    world: {
-      primaries: ['b'],
-      initialSync: 'skip',
-      settings: { fencing: 'resource-and-stonith' },
-      handlers: { fencingAgent: 'kill' },
     },
   },
   (world) => {
@@ -772,6 +759,22 @@ scenario('last-good-data-are-not-invalidated', { seeds: 20, world: { primaries: 
   expect(seen === 'before', `read "${seen}"`, 'durability')
 })
 
+// Found (story 16328 under lock-extents): a disk that had said itself that it was Outdated, because it was to become the target of a
+// resync, met the peer again when that one had been told to give up its disk, the newer one. It passed for UpToDate, was
+// written to, and when the newer disk was back the two had split.
+scenario(
+  'outdated-disk-meets-a-peer-whose-newer-disk-is-detached',
+  {
+    seeds: 20,
+    world: {
+      primaries: ['b'],
+      initialSync: 'skip',
+      settings: { fencing: 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill' },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
     // Both have on disk that they are in sync.
     world.runFor({ ms: 500 })
     a.crashProcess()
