@@ -9,6 +9,8 @@ export class ExposedData {
   #generations: readonly bigint[] = []
   /** The own disk has missed what the peer got since, and the peer has not told yet by which new generation that is known. */
   #staleHere = false
+  /** A new one that was being written when the disk failed: nothing was answered under it, and what went on was the one before. */
+  #abandoned: bigint | undefined
   /** Of the peer with the data that this host, without a disk, was connected to. */
   #peer: Uuids | undefined
 
@@ -16,6 +18,7 @@ export class ExposedData {
   clear(): void {
     this.#generations = []
     this.#peer = undefined
+    this.#abandoned = undefined
     this.#staleHere = false
   }
 
@@ -28,8 +31,14 @@ export class ExposedData {
   /** Clients see the peer's data. */
   follow(peer: Uuids): void {
     if (!this.#holds(peer.current)) this.#staleHere = false
+    const [newest, before] = this.#generations
+    if (newest !== undefined && before !== undefined && sameGeneration(peer.current, before)) this.#abandoned = newest
     this.#generations = [peer.current]
     this.#peer = peer
+  }
+
+  isAbandoned(current: bigint): boolean {
+    return this.#abandoned !== undefined && sameGeneration(current, this.#abandoned)
   }
 
   /** The peer has gone on from these data of ours, and they have missed that, whoever wrote. */

@@ -368,7 +368,11 @@ export class Volume implements MetadataHost, ActivityHost {
   #onMetadata(metadata: AttachedMetadata, devices: OpenedDevices): void {
     const { superblock } = metadata
     const { conn, role } = this.state
-    const isForeign = role === R_PRIMARY && !this.exposed.mayServeOwn(superblock.current)
+    const { history1, history2 } = superblock
+    const [current, bitmap] = this.exposed.isAbandoned(superblock.current)
+      ? [superblock.bitmap, 0n]
+      : [superblock.current, superblock.bitmap]
+    const isForeign = role === R_PRIMARY && !this.exposed.mayServeOwn(current)
     if (isForeign && conn < C_CONNECTED) {
       this.#abortAttach(new DriverError(150, 'the disk holds another generation than the one that clients saw last'))
       return
@@ -377,12 +381,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.usableSectors = capped(metadata.usableSectors, this.userSectors)
     const sectors =
       superblock.laSizeSectors > 0 ? Math.min(superblock.laSizeSectors, metadata.usableSectors) : this.usableSectors
-    this.uuids = {
-      current: superblock.current,
-      bitmap: superblock.bitmap,
-      history1: superblock.history1,
-      history2: superblock.history2,
-    }
+    this.uuids = { current, bitmap, history1, history2 }
     this.crashedPrimary = (superblock.flags & (MDF_PRIMARY_IND | MDF_CRASHED_PRIMARY)) !== 0
     this.#fullSync = (superblock.flags & MDF_FULL_SYNC) !== 0
     this.allZero = superblock.current === UUID_JUST_CREATED && devices.isHole(0, sectors * 512)
@@ -403,7 +402,7 @@ export class Volume implements MetadataHost, ActivityHost {
     const isNewest = this.engine.settings.fencing === 'dont-care' || this.state.pdsk === D_OUTDATED
     if (this.attachDisk === D_CONSISTENT && isNewest) this.attachDisk = D_UPTODATE
     // The connection may be lost before the peer says what is newer there: then nobody may take these data for the newest.
-    const isOld = isForeign || this.exposed.hasOutdated(superblock.current)
+    const isOld = isForeign || this.exposed.hasOutdated(current)
     if (isOld && this.attachDisk > D_OUTDATED) this.attachDisk = D_OUTDATED
     const written = (error: DiskError | undefined): void => {
       if (error === undefined) this.#onAttachWritten(superblock)

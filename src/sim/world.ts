@@ -15,7 +15,7 @@ import { checkHistory } from './checkers/durability.ts'
 import { checkOneWriter, isConnected } from './checkers/one-writer.ts'
 import { OutOfSyncInvariant } from './checkers/out-of-sync-invariant.ts'
 import { checkAnswered, checkConverged } from './checkers/progress.ts'
-import { generationOf } from './checkers/recovered-bitmap.ts'
+import { generationsOf } from './checkers/recovered-bitmap.ts'
 import { checkReplicasEqual } from './checkers/replicas-equal.ts'
 import { type PendingRequest, SimClient } from './client.ts'
 import { type OperationKind, SimDiskDevice } from './disk.ts'
@@ -370,7 +370,8 @@ export class World {
     if (how === 'power-cut') this.#cachesLost.add(name)
     if (survives) return
     // Whose cache was lost comes back as good as the other one, unless that one has gone on alone since, and says so on disk.
-    const isPeer = this.#cachesLost.has(other) && this.#generationOnDisk(name) === this.#generationOnDisk(other)
+    const isPeer =
+      this.#cachesLost.has(other) && this.#generationsOnDisk(name)?.current === this.#generationsOnDisk(other)?.current
     this.history.lose(how === 'power-cut' || isPeer ? 'unflushed' : 'unanswered')
     const status = this.host(other).status()
     if (status !== undefined && isConnected(status)) this.history.unaware.add(other)
@@ -378,17 +379,21 @@ export class World {
 
   /**
    * A host without the disk that had the newest data goes on with those of a peer that dies, or is dead already, if it has
-   * noticed nothing yet: what that one lost with its cache is then lost for good, and a flush says so (decision 012).
+   * noticed nothing yet, or has done nothing alone: what that one lost with its cache is then lost for good, and a flush says so
+   * (decision 012).
    */
   #onDiskLost(name: HostName): void {
     const other = otherHost(name)
-    if (this.hasAllOf(other, name) || this.#generationOnDisk(name) !== this.#generationOnDisk(other)) return
+    if (this.hasAllOf(other, name)) return
+    const [own, left] = [this.#generationsOnDisk(name), this.#generationsOnDisk(other)]
+    // The disk may have been lost at the very write of a new generation.
+    if (own?.current !== left?.current && own?.bitmap !== left?.current) return
     this.history.lose(this.#cachesLost.has(other) ? 'unflushed' : 'unanswered')
   }
 
-  #generationOnDisk(name: HostName): bigint | undefined {
+  #generationsOnDisk(name: HostName): ReturnType<typeof generationsOf> {
     const { image } = this.host(name).device
-    return generationOf((offsetBytes, lengthBytes) => image.read(offsetBytes, lengthBytes), image.sizeBytes)
+    return generationsOf((offsetBytes, lengthBytes) => image.read(offsetBytes, lengthBytes), image.sizeBytes)
   }
 
   #onStatus(name: HostName, status: ResourceStatus): void {

@@ -39,11 +39,15 @@ export function internalDataBytes(imageBytes: number): number {
 
 const superblockOffset = (imageBytes: number): number => imageBytes - (imageBytes % MD_BLOCK_BYTES) - MD_BLOCK_BYTES
 
-/** The current generation that an image holds, without the bit that tells the role; undefined if there is none. */
-export function generationOf(read: ReadImage, imageBytes: number): bigint | undefined {
+/** The generation that an image holds and the one that it went on from, without the bit that tells the role; undefined if there is none. */
+export function generationsOf(
+  read: ReadImage,
+  imageBytes: number,
+): { readonly current: bigint; readonly bitmap: bigint } | undefined {
   const superblock = viewOf(read(superblockOffset(imageBytes), SECTOR_BYTES))
   const magic = superblock.getUint32(60)
-  return magic === MAGIC_CLEAN || magic === MAGIC_UNCLEAN ? superblock.getBigUint64(8) & ~1n : undefined
+  if (magic !== MAGIC_CLEAN && magic !== MAGIC_UNCLEAN) return undefined
+  return { current: superblock.getBigUint64(8) & ~1n, bitmap: superblock.getBigUint64(16) & ~1n }
 }
 
 /** Undefined if there is no usable superblock. */

@@ -803,3 +803,34 @@ scenario(
     expect(seen === 'on b only', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 18705 under lock-extents): a disk failed while it was told of a new generation, under which nothing was ever answered.
+// The host went on with the peer's data, which were the ones before, and when its disk was back the two had split.
+scenario(
+  'disk-lost-as-a-new-generation-is-written',
+  { seeds: 30, world: { primaries: ['a'], initialSync: 'skip', handlers: { fencingAgent: 'kill' } } },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('a').write({ sector: 8, text: 'before', fua: true }))
+    world.runFor({ ms: 500 })
+    b.crashProcess()
+    const isFenced = (): boolean => a.status()?.volumes[0]?.peerDisk === 'Outdated'
+    world.runUntil(isFenced, { stepsMax: 500_000, what: 'the fencing of b' })
+    a.device.inject({
+      on: 'write',
+      code: 'io',
+      offsetBytes: world.deviceSectors * 512,
+      lengthBytes: a.device.image.sizeBytes - world.deviceSectors * 512,
+      times: Number.POSITIVE_INFINITY,
+    })
+    world.runUntil(() => a.isDiskless, { stepsMax: 500_000, what: 'the loss of the disk' })
+    a.device.clearFaults()
+    b.start()
+    world.runUntil(() => b.hasNewestData, { stepsMax: 500_000, what: 'data that a takes' })
+    world.settle(world.client('a').write({ sector: 16, text: 'after' }))
+    a.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    const seen = world.client('a').readText({ sector: 16 })
+    expect(seen === 'after', `read "${seen}"`, 'durability')
+  },
+)
