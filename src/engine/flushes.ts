@@ -23,6 +23,8 @@ export class FlushRequest {
   readonly io: VolumeIo
   /** Of one of our own: both disks are to be flushed, and somebody waits for it. */
   readonly onEnd: (() => void) | undefined
+  /** The peer alone has flushed, and may have done so before its disk knew that ours is lost. */
+  awaitsPeer = false
 
   constructor(io: VolumeIo, id: number, onEnd?: () => void) {
     this.io = io
@@ -43,6 +45,8 @@ export class Flushes implements DiskOp {
   #stability: Stability | undefined
   #onPeer = false
   #failed = false
+  /** The own disk had all that was answered when the round began, and has not failed to flush it. */
+  #onOwn = false
   sentAtMs = Number.POSITIVE_INFINITY
   /** Writes handed to the peer; how many of them the running round covers; and how many a flush of the peer has covered. */
   #written = 0
@@ -86,6 +90,7 @@ export class Flushes implements DiskOp {
     this.#localPending = false
     if (error !== undefined) {
       this.#failed = true
+      this.#onOwn = false
       this.#io.volume.onDataError(error, 'flush')
     }
     this.#finishRound()
@@ -158,6 +163,7 @@ export class Flushes implements DiskOp {
     this.#next = []
     this.#failed = false
     this.#onPeer = false
+    this.#onOwn = volume.state.disk === D_UPTODATE
     this.#sentToPeer = volume.replicates
     if (this.#sentToPeer && !engine.connection.flushesPeer) {
       // What it acknowledged counts as stable: nothing better is to be had from it.
@@ -199,7 +205,9 @@ export class Flushes implements DiskOp {
     this.#roundRunning = false
     for (const flush of running) {
       if (flush.id < 0 && flush.onEnd === undefined) continue
-      if (flush.id < 0 || this.#onPeer) this.#complete(flush)
+      flush.awaitsPeer = flush.id >= 0 && this.#onPeer && !this.#onOwn && volume.awaitsPeer
+      if (flush.awaitsPeer) this.#io.park(flush)
+      else if (flush.id < 0 || this.#onPeer) this.#complete(flush)
       else if (!volume.dataAccessible || (this.#failed && !volume.suspended))
         volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk and on the peer' })
       else if (!this.#failed && volume.mayCompleteAlone) this.#complete(flush)

@@ -363,14 +363,32 @@ describe('flush', () => {
     assert.equal(host.answer(id), 'done', 'this host has it durably, and its metadata says that the peer has not')
   })
 
-  it('the own disk cannot flush, the peer can: done, and the own disk is given up', () => {
+  it('the own disk cannot flush, the peer can: done when its metadata know that, and the own disk is given up', () => {
     const { host, peer } = coprimeScene()
     host.hold = (job) => job.text === 'disk.flush'
     const id = host.flush()
     host.complete('disk.flush', IO_ERROR)
     peer.ack('P_WRITE_ACK', peer.one('P_DATA'), { sizeBytes: 0 })
-    assert.equal(host.answer(id), 'done')
+    assert.equal(host.answer(id), 'open')
     assert.equal(host.volume.status().disk, 'Diskless')
+    peer.take()
+    peer.sendUuids({ current: NEXT_GENERATION, bitmap: GENERATION })
+    peer.ack('P_WRITE_ACK', peer.one('P_DATA'), { sizeBytes: 0 })
+    assert.equal(host.answer(id), 'done')
+  })
+
+  it('the same, asked for without a disk, and the link or the disk of the peer is lost before that: an error', () => {
+    for (const lost of ['link', 'disk'] as const) {
+      const { host, peer } = coprimeScene()
+      host.admin({ type: 'detach', volume: 0, force: true })
+      peer.take()
+      const id = host.flush()
+      peer.ack('P_WRITE_ACK', peer.one('P_DATA'), { sizeBytes: 0 })
+      assert.equal(host.answer(id), 'open')
+      if (lost === 'link') peer.disconnect()
+      else peer.sendState({ conn: C_CONNECTED, disk: D_DISKLESS, pdsk: D_DISKLESS, peer: R_PRIMARY })
+      assert.equal(host.answer(id), 'io')
+    }
   })
 
   it('a while after a write the peer is asked to flush by itself', () => {

@@ -786,7 +786,7 @@ export class VolumeIo {
     this.#parked = []
     for (const request of parked) {
       if (!(request instanceof FlushRequest)) this.#maybeComplete(request)
-      else if (decided) this.flushes.request(request)
+      else if (decided || (request.awaitsPeer && !this.volume.awaitsPeer)) this.flushes.request(request)
       else this.#parked.push(request)
     }
     this.flushes.onDoubtsSettled()

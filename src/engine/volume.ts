@@ -229,8 +229,8 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   /**
-   * Whether a write that is on the peer only may not be answered yet, even if the peer had acknowledged it before it knew that:
-   * a crash of both would leave two disks of one generation, and ours could be the source.
+   * Whether a write that is on the peer only, or a flush of the peer only, may not be answered yet, even if the peer had
+   * acknowledged it before it knew that: a crash of both would leave two disks of one generation, and ours could be the source.
    */
   get awaitsPeer(): boolean {
     return this.#awaitsPeer && this.state.conn >= C_CONNECTED && this.state.pdsk === D_UPTODATE

@@ -834,3 +834,30 @@ scenario(
     expect(seen === 'after', `read "${seen}"`, 'durability')
   },
 )
+
+// Found by reading: a flush failed on the own disk and was answered, because the peer's disk was flushed. The peer had not made it durable
+// yet that its data are newer now. Both lost their power, two disks of one generation came back, and the one that had not been
+// flushed was the source.
+scenario(
+  'flush-answered-before-the-peer-knows-that-it-is-alone',
+  { seeds: 40, world: { network: { delayUsMax: 1_000, longDelayPerMille: 0 }, initialSync: 'skip' } },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    const client = world.client('b')
+    world.settle(client.write({ sector: 8, text: 'before', fua: true }))
+    world.settle(client.write({ sector: 8, text: 'after' }))
+    const fast = a.device.config
+    a.device.config = { ...fast, latencyUsMin: 50_000, latencyUsMax: 100_000 }
+    if (world.prng.chance(1, 2)) b.command({ type: 'detach', volume: 0, force: true })
+    else b.device.inject({ on: 'flush', code: 'io', offsetBytes: 0, lengthBytes: world.deviceSectors * 512, times: 1 })
+    const flush = client.flush()
+    world.settle(flush)
+    for (const host of [a, b]) host.powerCut()
+    a.device.config = fast
+    for (const host of [a, b]) host.start()
+    world.awaitInSync()
+    world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'Primary again' })
+    const seen = world.client('b').readText({ sector: 8 })
+    expect(!flush.confirmed || seen === 'after', `read "${seen}"`, 'durability')
+  },
+)
