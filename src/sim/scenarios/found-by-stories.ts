@@ -861,3 +861,27 @@ scenario(
     expect(!flush.confirmed || seen === 'after', `read "${seen}"`, 'durability')
   },
 )
+
+// Found (story 15995 under arbitration): the same, but the disk was back before the word came that the write is to be sent again.
+scenario(
+  'retried-write-whose-own-disk-is-back',
+  {
+    seeds: 40,
+    world: {
+      network: { delayUsMin: 5_000, delayUsMax: 30_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 5, latencyUsMax: 100, flushUsMax: 100, slowPerMille: 0 },
+      initialSync: 'skip',
+    },
+  },
+  (world) => {
+    const [one, other] = world.prng.chance(1, 2) ? (['a', 'b'] as const) : (['b', 'a'] as const)
+    for (let i = 0; i < 12; i++) {
+      world.client(one).write({ sector: 8 * i, sectors: 12 })
+      world.client(other).write({ sector: 8 * i + 6, sectors: 12 })
+    }
+    world.runFor({ ms: world.prng.intInclusive(0, 12) })
+    world.host(one).command({ type: 'detach', volume: 0, force: true })
+    world.host(one).command({ type: 'attach', volume: 0 })
+    world.runFor({ ms: 500 })
+  },
+)
