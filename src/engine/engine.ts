@@ -231,7 +231,8 @@ export class Engine {
   // ---- services for the other files ------------------------------------------------------------------------------------------
 
   emit(effect: Effect): void {
-    if (effect.type === 'disk.write' || effect.type === 'disk.read') this.volumeOf(effect.volume)?.countDisk(effect)
+    if (effect.type === 'disk.write' || effect.type === 'disk.read')
+      this.volumeOf(effect.volume)?.diskTraffic.count(effect)
     this.#effects.push(effect)
   }
 

@@ -4,6 +4,12 @@
 
 import { sameGeneration, type Uuids } from '../meta/uuids.ts'
 
+/** Of a disk that is attached: what it holds, less a generation that was abandoned. */
+export function uuidsFound({ current, bitmap, history1, history2 }: Uuids, exposed: ExposedData): Uuids {
+  if (exposed.isAbandoned(current)) return { current: bitmap, bitmap: 0n, history1, history2 }
+  return { current, bitmap, history1, history2 }
+}
+
 export class ExposedData {
   /** The generation that clients see, or saw last; two if a new one was being written when the disk failed. Empty: none yet. */
   #generations: readonly bigint[] = []

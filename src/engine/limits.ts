@@ -97,7 +97,7 @@ export const AUTO_MEMORY_EXTENTS_MAX = 65_536
 /** How long a kernel is given to finish writes that were superseded, before their epoch is acknowledged (barrier-acks.ts). */
 export const BARRIER_ACK_DELAY_MS = 1000
 
-/** A write that the peer told us to send again, and whose conflict is over already, is sent again after so long. */
+/** A write that a kernel told us to send again, and whose conflict is over already, is sent again after so long. */
 export const RETRY_ALONE_MS = 1000
 
 /** Ahead of a congested peer: how often is looked whether all is acknowledged, and how long it must have been (8.11). */

@@ -70,6 +70,8 @@ export class PeerIo {
   writeNows = 0
   /** Received since start. */
   writeRequests = 0
+  /** Writes of this connection were refused for want of a disk. */
+  hasRefused = false
 
   constructor(io: VolumeIo) {
     this.#io = io
@@ -160,6 +162,7 @@ export class PeerIo {
 
   /** The link is gone: what has not reached the disk is forgotten; what has, completes without an answer. */
   onPeerLost(): void {
+    this.hasRefused = false
     this.#flushes = []
     this.#askedInDoubt = undefined
     for (const write of this.#waiting.splice(0)) this.#drop(write)
@@ -380,6 +383,7 @@ export class PeerIo {
 
   /** No usable disk here: the data is dropped, the peer is told (6.2). */
   #refuse(packet: DataPacket, sizeBytes: number, epoch: ReceivedEpoch): void {
+    this.hasRefused = true
     if ((packet.flags & DP_ASKS_FIRST) !== 0) this.#sendNow({ ...packet, epoch }, NF_ALONE)
     this.#ack('P_NEG_ACK', packet, packet.type === 'P_DATA' ? sizeBytes : 0)
     this.#io.volume.engine.connection.receivedEpochs.written(epoch)

@@ -546,9 +546,8 @@ export class VolumeIo {
       write.postponedAtMs = this.volume.engine.nowMs
       write.peerPending = false
       // Without a disk the write that it is to wait for was refused, and nothing will tell when it is over.
-      const isAlone = this.volume.state.disk < D_INCONSISTENT && !this.#meetsPeerWrite(write)
-      if (isAlone && this.volume.engine.connection.coprimePeer) this.#restartAgain(write)
-      else this.#armRetryAlone()
+      if (!this.volume.engine.connection.coprimePeer) this.#armRetryAlone()
+      else if (this.peer.hasRefused && !this.#meetsPeerWrite(write)) this.#restartAgain(write)
       if (write.epoch !== undefined) write.epoch.withdrawn++
       this.inFlight.delete(cookie)
       this.retried++
@@ -596,8 +595,7 @@ export class VolumeIo {
 
   /**
    * A kernel whose write we have acknowledged, but whose own disk is not done with it, tells us to send ours again after it. It
-   * was applied here before, so nothing will come that could restart ours (observed). Or it was refused here for want of a disk,
-   * which is back. Sent again later ours is a new write.
+   * was applied here before, so nothing will come that could restart ours (observed). Sent again later it is a new write.
    */
   #armRetryAlone(): void {
     const { engine, number, sizeSectors } = this.volume

@@ -2,8 +2,20 @@
 
 import type { VolumeStatus } from '../runtime/api.ts'
 import { connectionStateName, diskStateName } from '../wire/drbd/constants.ts'
+import type { Effect } from './effects.ts'
 import { isSyncing, isVerifying } from './state-change.ts'
 import type { Volume } from './volume.ts'
+
+/** What is read from and written to the data area. */
+export class DiskTraffic {
+  readBytes = 0
+  writtenBytes = 0
+
+  count(effect: Extract<Effect, { type: 'disk.read' | 'disk.write' }>): void {
+    if (effect.type === 'disk.write') this.writtenBytes += effect.data.length
+    else this.readBytes += effect.lengthBytes
+  }
+}
 
 export function volumeStatus(volume: Volume): VolumeStatus {
   const { bitmap, io, state } = volume
@@ -31,8 +43,8 @@ export function volumeStatus(volume: Volume): VolumeStatus {
       writeRequests: io.writeRequests,
       sentBytes: volume.sentBytes,
       receivedBytes: volume.receivedBytes,
-      diskReadBytes: volume.diskReadBytes,
-      diskWrittenBytes: volume.diskWrittenBytes,
+      diskReadBytes: volume.diskTraffic.readBytes,
+      diskWrittenBytes: volume.diskTraffic.writtenBytes,
       activityLogWrites: volume.activityLogWrites,
       bitmapWrites: volume.bitmapWrites,
       superseded: io.superseded,

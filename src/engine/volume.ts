@@ -17,20 +17,18 @@ import {
   MDF_PRIMARY_IND,
   type Superblock,
 } from '../meta/superblock.ts'
-import { newCurrent, sameGeneration, setAndRotateBitmap, type Uuids, withPrimaryBit } from '../meta/uuids.ts'
+import { newCurrent, setAndRotateBitmap, type Uuids, withPrimaryBit } from '../meta/uuids.ts'
 import type { VolumeSettings, VolumeStatus } from '../runtime/api.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import {
   C_AHEAD,
   C_BEHIND,
   C_CONNECTED,
-  C_PAUSED_SYNC_S,
   C_PAUSED_SYNC_T,
   C_STANDALONE,
   C_STARTING_SYNC_T,
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
-  C_VERIFY_S,
   C_WF_BITMAP_S,
   C_WF_BITMAP_T,
   C_WF_SYNC_UUID,
@@ -54,7 +52,7 @@ import { DriverError } from './driver-error.ts'
 import type { Effect } from './effects.ts'
 import type { Engine } from './engine.ts'
 import type { OpenedDevices } from './events.ts'
-import { ExposedData } from './exposed.ts'
+import { ExposedData, uuidsFound } from './exposed.ts'
 import { fencingFinding } from './fencing-finding.ts'
 import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
 import { capped, PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
@@ -63,7 +61,9 @@ import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
 import {
   describe,
+  hasPeersDiskAppeared,
   isDiskLost,
+  isForPeer,
   isNewWriterHere,
   isSyncing,
   isVerifying,
@@ -73,7 +73,7 @@ import {
 import { FENCING_NUMBER, sanitize } from './state-rules.ts'
 import { DISK_OF_NAME, superblockFlags } from './superblock-flags.ts'
 import { VolumeIo } from './volume-io.ts'
-import { volumeStatus } from './volume-status.ts'
+import { DiskTraffic, volumeStatus } from './volume-status.ts'
 
 const NO_UUIDS: Uuids = { current: 0n, bitmap: 0n, history1: 0n, history2: 0n }
 
@@ -144,8 +144,7 @@ export class Volume implements MetadataHost, ActivityHost {
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
   sentBytes = 0
   receivedBytes = 0
-  diskReadBytes = 0
-  diskWrittenBytes = 0
+  readonly diskTraffic = new DiskTraffic()
   activityLogWrites = 0
   bitmapWrites = 0
 
@@ -294,12 +293,6 @@ export class Volume implements MetadataHost, ActivityHost {
     this.engine.emit(effect)
   }
 
-  /** Counts what is read from and written to the data area. */
-  countDisk(effect: Effect): void {
-    if (effect.type === 'disk.write') this.diskWrittenBytes += effect.data.length
-    else if (effect.type === 'disk.read') this.diskReadBytes += effect.lengthBytes
-  }
-
   onPeerFlushed(): void {
     this.#writesSinceFlush = 0
     this.stability?.flushDone()
@@ -368,11 +361,8 @@ export class Volume implements MetadataHost, ActivityHost {
   #onMetadata(metadata: AttachedMetadata, devices: OpenedDevices): void {
     const { superblock } = metadata
     const { conn, role } = this.state
-    const { history1, history2 } = superblock
-    const [current, bitmap] = this.exposed.isAbandoned(superblock.current)
-      ? [superblock.bitmap, 0n]
-      : [superblock.current, superblock.bitmap]
-    const isForeign = role === R_PRIMARY && !this.exposed.mayServeOwn(current)
+    const uuids = uuidsFound(superblock, this.exposed)
+    const isForeign = role === R_PRIMARY && !this.exposed.mayServeOwn(uuids.current)
     if (isForeign && conn < C_CONNECTED) {
       this.#abortAttach(new DriverError(150, 'the disk holds another generation than the one that clients saw last'))
       return
@@ -381,7 +371,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.usableSectors = capped(metadata.usableSectors, this.userSectors)
     const sectors =
       superblock.laSizeSectors > 0 ? Math.min(superblock.laSizeSectors, metadata.usableSectors) : this.usableSectors
-    this.uuids = { current, bitmap, history1, history2 }
+    this.uuids = uuids
     this.crashedPrimary = (superblock.flags & (MDF_PRIMARY_IND | MDF_CRASHED_PRIMARY)) !== 0
     this.#fullSync = (superblock.flags & MDF_FULL_SYNC) !== 0
     this.allZero = superblock.current === UUID_JUST_CREATED && devices.isHole(0, sectors * 512)
@@ -392,17 +382,14 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#store = new MetadataStore(this, metadata.layout, metadata.geometry, devices.metaIndex !== 'internal')
     this.activity = new ActivityLog(this, alExtentsClamped(this.settings.alExtents, metadata.geometry))
     if (metadata.hotExtents.length > 0) {
-      this.engine.log(
-        'info',
-        `activity log of a crashed Primary: ${metadata.hotExtents.length} extents marked out of sync, ${this.#bitmap.count} blocks in all`,
-        this.number,
-      )
+      const marked = `${metadata.hotExtents.length} extents marked out of sync, ${this.#bitmap.count} blocks in all`
+      this.engine.log('info', `activity log of a crashed Primary: ${marked}`, this.number)
     }
     this.attachDisk = DISK_OF_NAME.get(diskStateFromFlags(superblock.flags)) ?? D_INCONSISTENT
     const isNewest = this.engine.settings.fencing === 'dont-care' || this.state.pdsk === D_OUTDATED
     if (this.attachDisk === D_CONSISTENT && isNewest) this.attachDisk = D_UPTODATE
     // The connection may be lost before the peer says what is newer there: then nobody may take these data for the newest.
-    const isOld = isForeign || this.exposed.hasOutdated(current)
+    const isOld = isForeign || this.exposed.hasOutdated(uuids.current)
     if (isOld && this.attachDisk > D_OUTDATED) this.attachDisk = D_OUTDATED
     const written = (error: DiskError | undefined): void => {
       if (error === undefined) this.#onAttachWritten(superblock)
@@ -479,11 +466,8 @@ export class Volume implements MetadataHost, ActivityHost {
   onMetadataError(error: DiskError): void {
     const { disk } = this.state
     if (disk === D_DISKLESS || disk === D_FAILED) return
-    this.engine.log(
-      'error',
-      `metadata write failed (${error.code}: ${error.message}); the disk is given up`,
-      this.number,
-    )
+    const { code, message } = error
+    this.engine.log('error', `metadata write failed (${code}: ${message}); the disk is given up`, this.number)
     this.detach('metadata I/O error')
     if (disk === D_ATTACHING) this.#finishAttach(new Error(error.message))
   }
@@ -733,26 +717,9 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#whenOpen()
   }
 
-  /** P_STATE goes out for facts that the peer cannot infer (9.3). */
   #announce(old: StateWord, next: StateWord): void {
-    if (next.conn < C_CONNECTED) return
-    const established = old.conn < C_CONNECTED || (next.conn === C_AHEAD && old.conn !== C_AHEAD)
-    const failed =
-      (next.disk === D_FAILED && old.disk !== D_FAILED) || (next.disk === D_DISKLESS && old.disk !== D_DISKLESS)
-    const worse = old.disk === D_UPTODATE && next.disk === D_INCONSISTENT && next.conn === C_CONNECTED
-    const paused = old.aftrIsp !== next.aftrIsp || old.userIsp !== next.userIsp
-    const synced =
-      old.disk < D_UPTODATE &&
-      old.conn >= C_SYNC_SOURCE &&
-      next.conn === C_CONNECTED &&
-      old.conn !== C_SYNC_SOURCE &&
-      old.conn !== C_PAUSED_SYNC_S
-    const { apv } = this.engine.connection
-    const verified = old.conn === C_VERIFY_S && next.conn === C_CONNECTED && apv >= 97 && apv !== 100
-    if (established || old.role !== next.role || failed || worse || paused || synced || verified)
-      this.negotiation.sendState()
-    // Also one that we met, or that spoke of something else, while it attached its disk; the kernel would leave that one waiting.
-    if (old.pdsk <= D_ATTACHING && next.pdsk >= D_INCONSISTENT && next.pdsk !== D_UNKNOWN && !established) {
+    if (isForPeer(old, next, this.engine.connection.apv)) this.negotiation.sendState()
+    if (hasPeersDiskAppeared(old, next)) {
       this.negotiation.sendUuids(0)
       this.negotiation.sendState()
     }
@@ -925,11 +892,6 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   // ---- status ------------------------------------------------------------------------------------------------------------
-
-  get isSameGenerationAsPeer(): boolean {
-    const peer = this.negotiation.peerGeneration
-    return peer !== undefined && sameGeneration(peer.current, this.uuids.current)
-  }
 
   status(): VolumeStatus {
     return volumeStatus(this)

@@ -24,7 +24,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   adapters: ['base', 'nbd', 'type:wire', 'type:runtime', 'node:'],
   control: ['base', 'config', 'type:runtime', 'node:', 'npm:'],
   // Commands that start something (daemon, lab), and those that work on a disk without a daemon (create-md, dump-md, gi).
-  cli: ['base', 'meta', 'config', 'control', 'daemon', 'node:', 'npm:'],
+  cli: ['base', 'meta', 'config', 'runtime', 'control', 'daemon', 'node:', 'npm:'],
   daemon: ['base', 'wire', 'meta', 'config', 'engine', 'nbd', 'runtime', 'adapters', 'control', 'node:', 'npm:'],
   dashboard: ['type:control', 'npm:'],
   sim: ['base', 'wire', 'meta', 'config', 'engine', 'nbd', 'runtime'],
