@@ -121,18 +121,22 @@ function compareEqual(input: CompareInput): Comparison {
     const peerFinished = sameGeneration(self.bitmap, peer.history1) && sameGeneration(self.history1, peer.history2)
     const rule = peerFinished ? 34 : 36
     if (apv < 91) return needsNewer(rule)
+    if (!peerFinished) return { result: 1, rule }
     // Own "resync finished" was missed: catch up.
-    return peerFinished ? { result: 1, rule, self: retireBitmap(uuidsOf(self)) } : { result: 1, rule }
+    const caughtUp = { self: retireBitmap(uuidsOf(self)) }
+    return areBothFrozen(input) ? { ...sourceWithoutLoss(input), ...caughtUp } : { result: 1, rule, ...caughtUp }
   }
   if (self.bitmap === 0n && peer.bitmap !== 0n) {
     const selfFinished = sameGeneration(self.history1, peer.bitmap) && sameGeneration(self.history2, peer.history1)
     const rule = selfFinished ? 35 : 37
     if (apv < 91) return needsNewer(rule)
-    return selfFinished ? { result: -1, rule, peer: retireBitmap(uuidsOf(peer)) } : { result: -1, rule }
+    if (!selfFinished) return { result: -1, rule }
+    const caughtUp = { peer: retireBitmap(uuidsOf(peer)) }
+    return areBothFrozen(input) ? { ...sourceWithoutLoss(input), ...caughtUp } : { result: -1, rule, ...caughtUp }
   }
   if (input.selfCrashedPrimary || input.peerCrashedPrimary) return compareAfterCrash(input)
   if (input.survivorWins && self.bitmap === 0n && (self.dirtyBits > 0 || peer.dirtyBits > 0)) {
-    return { result: sourceWithoutLoss(input) ? 1 : -1, rule: 42 }
+    return sourceWithoutLoss(input)
   }
   return { result: 0, rule: 40 }
 }
@@ -166,11 +170,19 @@ function sourceAfterCrash(input: CompareInput): boolean {
  * Rule 42: nobody crashed and nobody went on alone, so each block that differs was written by a request not yet answered;
  * either content is right, but readers must see one. A Primary keeps what its users may have read from it.
  */
-function sourceWithoutLoss(input: CompareInput): boolean {
+function sourceWithoutLoss(input: CompareInput): Comparison {
   const selfPrimary = input.selfRole === R_PRIMARY
   const peerPrimary = input.peerRole === R_PRIMARY
-  return selfPrimary === peerPrimary ? input.resolveConflicts : selfPrimary
+  const isSource = selfPrimary === peerPrimary ? input.resolveConflicts : selfPrimary
+  return { result: isSource ? 1 : -1, rule: 42 }
 }
+
+/**
+ * Rules 34 and 35 make the one that missed the end of a resync the source, since it may have gone on alone. Two Primaries of one
+ * generation have not: each waits for what becomes of the other, and neither could be the target by those rules.
+ */
+const areBothFrozen = ({ survivorWins, selfRole, peerRole }: CompareInput): boolean =>
+  survivorWins && selfRole === R_PRIMARY && peerRole === R_PRIMARY
 
 /** Rules 50 to 60: the peer's disk descends from ours. */
 function comparePeerAhead({ self, peer, apv }: CompareInput): Comparison | undefined {

@@ -108,7 +108,7 @@ export class Resync {
     if (!this.#receiver.onPacket(packet)) return
     this.#receiver = undefined
     if (volume.state.conn === C_WF_BITMAP_T) this.#onSourceBitmap()
-    else if (volume.state.conn === C_WF_BITMAP_S) volume.onBitmapsExchanged()
+    else if (volume.state.conn === C_WF_BITMAP_S) volume.beginAsSource()
   }
 
   #onSourceBitmap(): void {

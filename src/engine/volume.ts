@@ -807,16 +807,14 @@ export class Volume implements MetadataHost, ActivityHost {
 
   // ---- resync, driven by resync.ts -----------------------------------------------------------------------------------------
 
-  /** Source: both bitmaps are merged. */
-  onBitmapsExchanged(): void {
-    this.beginAsSource()
-  }
-
+  /** Both bitmaps are merged. */
   beginAsSource(): void {
     this.setUuids(startUuidsSource(this.uuids, this.engine.entropy.u64()))
     const { connection } = this.engine
     const { session } = connection
     const { conn } = this.state
+    // What the crash left is decided; if the end of the resync is missed, rule 43 may not decide by it once more.
+    if (connection.coprimePeer) this.crashedPrimary = false
     // The target holds this generation from now on: if we forgot it with our power, the two would seem unrelated.
     this.attached.store.writeSuperblock((error) => {
       if (error !== undefined || session !== connection.session || this.state.conn !== conn) return
