@@ -38,10 +38,10 @@ class PeerFlush implements DiskOp {
   readonly #io: PeerIo
   readonly packet: DataPacket
   readonly epoch: ReceivedEpoch
-  /** Writes received before it that are not applied yet. */
-  readonly waitsFor: Set<PeerWrite>
+  /** Writes received before it that are not applied yet, and own ones that stand for such as were superseded. */
+  readonly waitsFor: Set<PeerWrite | LocalWrite>
 
-  constructor(io: PeerIo, packet: DataPacket, epoch: ReceivedEpoch, waitsFor: Set<PeerWrite>) {
+  constructor(io: PeerIo, packet: DataPacket, epoch: ReceivedEpoch, waitsFor: Set<PeerWrite | LocalWrite>) {
     this.#io = io
     this.packet = packet
     this.epoch = epoch
@@ -61,6 +61,8 @@ export class PeerIo {
   #waiting: PeerWrite[] = []
   #flushes: PeerFlush[] = []
   readonly #applied = new AppliedWrites()
+  /** Own writes, not at the own disk yet, that superseded writes of the peer: a flush that follows covers them instead. */
+  readonly #winners = new Set<LocalWrite>()
   /** Asked while writes of the lost connection were still at the disk. */
   #askedInDoubt: readonly number[] | undefined
   /** Asked first, ordered, and not known to be on the peer's disk, by block id. */
@@ -193,6 +195,7 @@ export class PeerIo {
         )
         return true
       }
+      if (verdict === 'superseded') for (const winner of own) if (winner.localPending) this.#winners.add(winner)
       if (verdict === 'superseded' || verdict === 'retry') {
         this.#withdraw(write, verdict)
         return true
@@ -420,7 +423,7 @@ export class PeerIo {
 
   #onFlush(packet: DataPacket, epoch: ReceivedEpoch): void {
     this.#applied.onFlushReceived()
-    this.#flushes.push(new PeerFlush(this, packet, epoch, new Set(this.pending)))
+    this.#flushes.push(new PeerFlush(this, packet, epoch, new Set([...this.pending, ...this.#winners])))
     this.#startFlushes()
   }
 
@@ -438,6 +441,12 @@ export class PeerIo {
     this.#applied.onFlushAcknowledged()
     if (error !== undefined) this.#io.volume.onDataError(error, 'flush')
     this.#io.volume.engine.connection.receivedEpochs.written(flush.epoch)
+  }
+
+  onOwnWritten(write: LocalWrite): void {
+    if (!this.#winners.delete(write)) return
+    for (const flush of this.#flushes) flush.waitsFor.delete(write)
+    this.#startFlushes()
   }
 
   // ---- reads -----------------------------------------------------------------------------------------------------------

@@ -526,6 +526,7 @@ export class VolumeIo {
     } else write.writtenTo = this.volume.store
     this.pumpNeeded = true
     this.asked.onWrittenHere(write, error !== undefined)
+    this.peer.onOwnWritten(write)
     this.#maybeComplete(write)
   }
 

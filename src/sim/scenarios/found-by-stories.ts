@@ -313,3 +313,34 @@ scenario(
     )
   },
 )
+
+// Found (story 16820 under arbitration): a write with FUA that was superseded was done, and the one that stood for it was not stable.
+// The same with a flush after a superseded write.
+scenario(
+  'superseded-writes-are-stable',
+  {
+    seeds: 40,
+    world: {
+      network: { delayUsMin: 20, delayUsMax: 100, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 20_000, slowPerMille: 0 },
+    },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 10, msMax: 300 })
+    for (let round = 0; round < 6; round++) {
+      world.runUntil(() => world.hosts.every((host) => host.isPrimary), { stepsMax: 500_000, what: 'two Primaries' })
+      const winner = world.host('a').status()?.resolveConflicts === true ? 'a' : 'b'
+      const [fast, slow] = [world.client(winner === 'a' ? 'b' : 'a'), world.client(winner)]
+      for (const each of [fast, slow]) world.settle(each.write({ sector: 8, sectors: 8, fua: true }))
+      const fua = world.prng.chance(1, 2)
+      slow.write({ sector: 8, sectors: 8 })
+      const superseded = fast.write({ sector: 9, sectors: 2, fua })
+      world.settle(superseded)
+      if (!fua) world.settle(fast.flush())
+      for (const host of world.hosts) host.powerCut()
+      world.awaitInSync()
+      world.runUntil(() => world.hosts.some((host) => host.isPrimary), { stepsMax: 500_000, what: 'a Primary' })
+      world.settle(world.client(world.host('a').isPrimary ? 'a' : 'b').read({ sector: 8, sectors: 8 }))
+    }
+  },
+)
