@@ -11,6 +11,7 @@ import {
   R_PRIMARY,
 } from '../wire/drbd/constants.ts'
 import type { DiskOp } from './effects.ts'
+import { PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
 import type { Stability } from './stability.ts'
 import type { VolumeIo } from './volume-io.ts'
 
@@ -50,6 +51,8 @@ export class Flushes implements DiskOp {
   sentAtMs = Number.POSITIVE_INFINITY
   /** Writes handed to the peer; how many of them the running round covers; and how many a flush of the peer has covered. */
   #written = 0
+  /** The same since the peer was flushed last. */
+  #sinceFlush = 0
   #covering = 0
   #stable = 0
   /**
@@ -102,7 +105,7 @@ export class Flushes implements DiskOp {
     this.sentAtMs = Number.POSITIVE_INFINITY
     this.#onPeer = true
     this.#stable = this.#covering
-    if (this.#stability === this.#io.volume.stability) this.#io.volume.onPeerFlushed()
+    if (this.#stability === this.#io.volume.stability) this.#onPeerFlushed()
     this.#finishRound()
     return true
   }
@@ -118,8 +121,22 @@ export class Flushes implements DiskOp {
   }
 
   /** A write is on its way to the peer. */
+  /** A while after a replicated write the peer is asked to flush, so that little is out of sync if it is lost later. */
   onWriteSent(): void {
     this.#written++
+    if (++this.#sinceFlush === PEER_FLUSH_WRITES_MAX) this.requestOwn()
+    const { volume } = this.#io
+    const { timers, nowMs } = volume.engine
+    const name = `peer-flush-${volume.number}`
+    if (timers.has(name)) return
+    timers.set(name, nowMs + PEER_FLUSH_INTERVAL_MS, () => {
+      if (volume.replicates && volume.stability?.anyMarked === true) this.requestOwn()
+    })
+  }
+
+  #onPeerFlushed(): void {
+    this.#sinceFlush = 0
+    this.#io.volume.onPeerFlushed()
   }
 
   /** The peer is back, and its machine was off meanwhile. */
@@ -168,7 +185,7 @@ export class Flushes implements DiskOp {
     if (this.#sentToPeer && !engine.connection.flushesPeer) {
       // What it acknowledged counts as stable: nothing better is to be had from it.
       volume.stability?.flushSent()
-      volume.onPeerFlushed()
+      this.#onPeerFlushed()
       this.#onPeer = true
     } else if (this.#sentToPeer) {
       this.#peerCookie = this.#io.newCookie()

@@ -108,6 +108,11 @@ export class Negotiation {
     this.#peer = { ...uuids, dirtyBits: 0, uuidFlags: 0 }
   }
 
+  /** Our disk or the peer's: the next resync has a sync UUID of its own. */
+  onDiskLost(): void {
+    this.#pendingSyncUuid = undefined
+  }
+
   onPeerLost(): void {
     this.#peer = undefined
     this.#peerSizes = undefined
@@ -530,6 +535,8 @@ export class Negotiation {
   // ---- resync ----------------------------------------------------------------------------------------------------------------
 
   onSyncUuid(uuid: bigint): void {
+    // It belongs to a resync that ended with our disk.
+    if (this.#volume.state.disk < D_INCONSISTENT) return
     this.#pendingSyncUuid = uuid
     this.applyPendingSyncUuid()
   }

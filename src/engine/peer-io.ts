@@ -473,6 +473,10 @@ export class PeerIo {
   /** Nothing that writes overlaps it now, and nothing starts until the answer is on the data stream. */
   startRead(read: PeerRead): void {
     const { volume } = this.#io
+    if (this.#isStale(read)) {
+      this.#io.release(read)
+      return
+    }
     if (read.purpose === 'thin' && volume.isHole(read.sector, read.sectors)) {
       this.#deallocated(read)
       return
@@ -489,7 +493,7 @@ export class PeerIo {
   onPeerReadDone(read: PeerRead, error: DiskError | undefined, data: Uint8Array | undefined): void {
     const { volume } = this.#io
     const { engine } = volume
-    if (read.session !== engine.connection.session) {
+    if (read.session !== engine.connection.session || this.#isStale(read)) {
       this.#io.release(read)
       return
     }
@@ -501,6 +505,13 @@ export class PeerIo {
     }
     this.#answerRead(read, data)
     if (!read.answered) this.#io.release(read)
+  }
+
+  /** For a resync that has ended: in the next one the answer would be taken for another. A kernel counts its answers, and gets it. */
+  #isStale(read: PeerRead): boolean {
+    const { resync, volume } = this.#io
+    const isForResync = read.purpose !== 'data' && read.purpose !== 'verify'
+    return isForResync && read.run !== resync.run && volume.engine.connection.coprimePeer
   }
 
   #answerRead(read: PeerRead, data: Uint8Array): void {

@@ -15,7 +15,7 @@ import {
   VerifyRequest,
 } from './requests.ts'
 
-const io = { volume: { engine: { connection: { session: 1 } } } } as never
+const io = { volume: { engine: { connection: { session: 1 } } }, resync: { run: 0 } } as never
 const localRead = (patch: Partial<LocalRead> = {}): LocalRead => Object.assign(new LocalRead(io, 1, 0, 8), patch)
 const localWrite = (patch: Partial<LocalWrite> = {}): LocalWrite =>
   Object.assign(new LocalWrite(io, 1, 0, 8, undefined, false, false), patch)

@@ -222,6 +222,8 @@ export class PeerRead extends Base implements DiskOp {
   readonly digest: Uint8Array | undefined
   /** The connection by which it came; an answer over another one would mean nothing. */
   readonly session: number
+  /** The resync at that time. */
+  readonly run: number
   /** Of a verify: the disk is done with it, the peer's result is outstanding. */
   answered = false
 
@@ -238,6 +240,7 @@ export class PeerRead extends Base implements DiskOp {
     this.blockIdLo = from.blockIdLo
     this.digest = digest
     this.session = io.volume.engine.connection.session
+    this.run = io.resync.run
   }
 
   onDisk(error: DiskError | undefined, data: Uint8Array | undefined): void {

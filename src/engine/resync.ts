@@ -16,6 +16,7 @@ import { blocksTouched } from '../meta/bitmap.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import { BitmapReceiver, BitmapSender } from '../wire/drbd/bitmap-codec.ts'
 import {
+  C_CONNECTED,
   C_PAUSED_SYNC_S,
   C_PAUSED_SYNC_T,
   C_SYNC_SOURCE,
@@ -48,6 +49,10 @@ export class Resync {
   #finishing = false
   /** As source: the target has asked for data, so its disk says that it is Inconsistent. */
   #targetHasBegun = false
+  /** Counts the resyncs, so that what was asked for in one that has ended is not taken for a part of the next. */
+  run = 0
+  /** The same connection has seen a resync: acknowledgements and answers of it may be under way on the meta stream. */
+  #hasStrays = false
   /** As source: blocks sent to the target that it has not acknowledged. */
   #offeredBits = 0
   /** For the rate limit: bytes that may still be asked for, refilled with time. */
@@ -151,12 +156,33 @@ export class Resync {
     this.totalBits = 0
     volume.engine.timers.clear(this.#timer('bitmap'))
     volume.engine.timers.clear(this.#timer('rate'))
+    this.run++
+    this.#finishing = false
+    this.#hasStrays = volume.state.conn >= C_CONNECTED
+    this.#abandonRequests()
   }
 
   onPeerLost(): void {
     this.#receiver = undefined
-    this.#finishing = false
     this.stop()
+  }
+
+  /**
+   * Before a resync begins: the ping carries what is left of an earlier one on the meta stream through the peer. A block may have been
+   * written since, and an acknowledgement that is late would clear its bit.
+   */
+  whenSettled(done: () => void): void {
+    if (!this.#hasStrays) {
+      done()
+      return
+    }
+    this.#io.volume.engine.connection.pingThen(() => {
+      this.#hasStrays = false
+      done()
+    })
+  }
+
+  #abandonRequests(): void {
     for (const request of [...this.#requests]) {
       if (!request.writing && !request.checksumming) this.#drop(request)
       else {
@@ -259,6 +285,11 @@ export class Resync {
   /** No own write is under way there, and none starts before the answer is written. */
   sendRequest(request: ResyncRequest): void {
     const { volume } = this.#io
+    if (!this.#requests.has(request)) {
+      // It waited longer than its resync lasted.
+      this.#io.release(request)
+      return
+    }
     if (!this.#byChecksum) {
       this.#ask(request)
       return
@@ -459,10 +490,10 @@ export class Resync {
     if (bitmap === undefined || this.#finishing || state.conn !== C_SYNC_TARGET || this.#requests.size > 0) return
     if (bitmap.count > this.#failedBits) return
     this.#finishing = true
-    const session = volume.engine.connection.session
+    const { run } = this
     // The ping carries all acknowledgements before it through the peer; the final P_STATE must not overtake them (8.6).
     volume.engine.connection.pingThen(() => {
-      if (session !== volume.engine.connection.session || volume.state.conn !== C_SYNC_TARGET) return
+      if (run !== this.run || volume.state.conn !== C_SYNC_TARGET) return
       this.#finishing = false
       if (bitmap.count > this.#failedBits) {
         this.advance()
@@ -503,6 +534,8 @@ export class Resync {
 
   onTargetAck(sector: number, sizeBytes: number, written: boolean): void {
     const { volume } = this.#io
+    const { conn } = volume.state
+    if (conn !== C_SYNC_SOURCE && conn !== C_PAUSED_SYNC_S) return
     if (!volume.inRange(sector, sizeBytes / 512) || sizeBytes === 0) return
     const [from, to] = blocksTouched(sector, sizeBytes / 512)
     this.#offeredBits = Math.max(0, this.#offeredBits - (to - from))

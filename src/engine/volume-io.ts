@@ -501,7 +501,6 @@ export class VolumeIo {
     volume.stability?.mark(fromBit, toBit)
     this.flushes.onWriteSent()
     volume.sentBytes += write.sectors * 512
-    volume.armPeerFlush()
     if (protocol === 'A' && !resyncing) write.onPeer = true
     else {
       write.peerPending = true

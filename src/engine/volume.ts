@@ -55,7 +55,7 @@ import type { OpenedDevices } from './events.ts'
 import { ExposedData, uuidsFound } from './exposed.ts'
 import { fencingFinding } from './fencing-finding.ts'
 import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
-import { capped, PEER_FLUSH_INTERVAL_MS, PEER_FLUSH_WRITES_MAX } from './limits.ts'
+import { capped } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
 import { copySetBits, Stability } from './stability.ts'
@@ -140,7 +140,8 @@ export class Volume implements MetadataHost, ActivityHost {
   /** Superblock writes that new writes and lone completions wait for. */
   #gates = 0
   #sequence = 0
-  #writesSinceFlush = 0
+  /** How many resyncs were about to begin here: one may be given up, and another asked for, before it does. */
+  #resyncs = 0
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
   sentBytes = 0
   receivedBytes = 0
@@ -294,7 +295,6 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   onPeerFlushed(): void {
-    this.#writesSinceFlush = 0
     this.stability?.flushDone()
     this.activity?.onStable()
   }
@@ -307,16 +307,6 @@ export class Volume implements MetadataHost, ActivityHost {
 
   resetSequence(): void {
     this.#sequence = 0
-  }
-
-  /** A while after a replicated write the peer is asked to flush, so that little is out of sync if it is lost later. */
-  armPeerFlush(): void {
-    if (++this.#writesSinceFlush === PEER_FLUSH_WRITES_MAX) this.io.flushes.requestOwn()
-    const name = `peer-flush-${this.number}`
-    if (this.engine.timers.has(name)) return
-    this.engine.timers.set(name, this.engine.nowMs + PEER_FLUSH_INTERVAL_MS, () => {
-      if (this.replicates && this.stability?.anyMarked === true) this.io.flushes.requestOwn()
-    })
   }
 
   // ---- attach and detach -------------------------------------------------------------------------------------------------
@@ -435,6 +425,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#written = undefined
     this.usableSectors = 0
     this.#gates = 0
+    this.#resyncs++
     this.inSyncUnsaved = false
     store?.close()
     this.emit({ type: 'devices.close', volume: this.number })
@@ -690,7 +681,10 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   #afterChange(old: StateWord, next: StateWord): void {
-    if (isDiskLost(old.disk, next.disk) || isDiskLost(old.pdsk, next.pdsk)) this.disksLost++
+    if (isDiskLost(old.disk, next.disk) || isDiskLost(old.pdsk, next.pdsk)) {
+      this.disksLost++
+      this.negotiation.onDiskLost()
+    }
     if (next.disk === D_UPTODATE && next.pdsk === D_UPTODATE) this.crashedPrimary = false
     if (old.conn >= C_CONNECTED && next.conn < C_CONNECTED) this.#onPeerLost(old, next)
     else if (lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)) {
@@ -815,11 +809,15 @@ export class Volume implements MetadataHost, ActivityHost {
     const { conn } = this.state
     // What the crash left is decided; if the end of the resync is missed, rule 43 may not decide by it once more.
     if (connection.coprimePeer) this.crashedPrimary = false
-    // The target holds this generation from now on: if we forgot it with our power, the two would seem unrelated.
-    this.attached.store.writeSuperblock((error) => {
-      if (error !== undefined || session !== connection.session || this.state.conn !== conn) return
+    const attempt = ++this.#resyncs
+    const begin = (): void => {
+      if (session !== connection.session || this.state.conn !== conn || this.#resyncs !== attempt) return
       connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
       this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
+    }
+    // The target holds this generation from now on: if we forgot it with our power, the two would seem unrelated.
+    this.attached.store.writeSuperblock((error) => {
+      if (error === undefined) this.io.resync.whenSettled(begin)
     })
   }
 
@@ -831,15 +829,17 @@ export class Volume implements MetadataHost, ActivityHost {
   beginAsTarget(syncUuid: bigint): void {
     this.setUuids(startUuidsTarget(this.uuids, syncUuid))
     const session = this.engine.connection.session
+    const attempt = ++this.#resyncs
     const begin = (): void => {
       const { conn } = this.state
-      if (session === this.engine.connection.session && (conn === C_WF_SYNC_UUID || conn === C_BEHIND))
+      if (session !== this.engine.connection.session || this.#resyncs !== attempt) return
+      if (conn === C_WF_SYNC_UUID || conn === C_BEHIND)
         this.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
     }
     // "Inconsistent" must be durable before the first block is overwritten.
     this.change({ disk: D_INCONSISTENT }, 'target of a resync')
     this.attached.store.writeSuperblock((error) => {
-      if (error === undefined) begin()
+      if (error === undefined) this.io.resync.whenSettled(begin)
     })
   }
 

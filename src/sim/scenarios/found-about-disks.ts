@@ -609,3 +609,76 @@ scenario(
     world.runFor({ ms: 500 })
   },
 )
+
+// Found: the target of a resync by checksums lost its disk and had it back while answers of the source were under way on the stream
+// that was slower. They were taken for answers to what was asked for in the next resync, and acknowledgements of the first one
+// for those of the second: a block that was written in between stayed different, and the target passed for UpToDate.
+scenario(
+  'late-answers-of-an-earlier-resync',
+  {
+    seeds: 40,
+    world: {
+      primaries: ['a'],
+      network: { delayUsMin: 2_000, delayUsMax: 3_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 500, flushUsMax: 200, slowPerMille: 0 },
+      settings: { csumsAlg: 'sha1' },
+      initialSync: 'skip',
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    const client = world.client('a')
+    world.settle(client.write({ sector: 8, text: 'before' }))
+    b.command({ type: 'invalidate', volume: 0 })
+    const isTarget = (): boolean => b.status()?.connection === 'SyncTarget'
+    world.runUntil(isTarget, { stepsMax: 200_000, what: 'a resync' })
+    world.runFor({ ms: world.prng.intInclusive(1, 4) })
+    const slow = world.prng.pick([...world.network.connections])
+    world.network.stall(slow)
+    world.runFor({ ms: world.prng.intInclusive(0, 4) })
+    b.command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: 5 })
+    const writes = [1, 2, 3, 4].map((block) => client.write({ sector: 8 * block, text: 'after' }))
+    world.runFor({ ms: 5 })
+    b.command({ type: 'attach', volume: 0 })
+    world.runFor({ ms: world.prng.intInclusive(20, 60) })
+    world.network.resume(slow)
+    for (const write of writes) world.settle(write)
+    world.awaitInSync()
+    const onDisk = new TextDecoder().decode(b.readDisk(8, 1))
+    expect(onDisk.startsWith('after'), `b has "${onDisk.slice(0, 6)}" on its disk`, 'durability')
+    expect(a.isPrimary, 'a is not Primary any more', 'scenario')
+  },
+)
+
+// The same with the sync UUID of a resync that had not begun: the target began the next one with it, long before the source did.
+scenario(
+  'late-sync-uuid-of-an-earlier-resync',
+  {
+    seeds: 20,
+    world: {
+      primaries: ['a'],
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 500, flushUsMax: 200, slowPerMille: 0 },
+      initialSync: 'skip',
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('a').write({ sector: 8, text: 'before' }))
+    a.command({ type: 'invalidate-remote', volume: 0 })
+    const isWaiting = (): boolean => b.status()?.connection === 'WFSyncUUID'
+    world.runUntil(isWaiting, { stepsMax: 200_000, what: 'a target that waits for the sync UUID' })
+    b.command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: world.prng.pick([50, 100]) })
+    b.command({ type: 'attach', volume: 0 })
+    let begun = false
+    world.observer = {
+      onStatus: (host, status) => {
+        if (host === 'a' && status.connection === 'SyncSource') begun = true
+        expect(host !== 'b' || status.connection !== 'SyncTarget' || begun, 'the target began before the source')
+      },
+    }
+    world.awaitInSync()
+  },
+)
