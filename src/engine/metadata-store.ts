@@ -373,12 +373,10 @@ export class MetadataReader implements DiskOp {
     }
     // Bitmap first, then the log that named the extents, the superblock last: setting bits twice does no harm.
     this.#phase = 'writing'
-    if (applied.bitmapChanged) {
-      this.#writes.push(
-        { kind: 'write', offsetBytes: this.#layout.bitmapOffsetBytes, data: applied.bitmapBytes },
-        { kind: 'flush-meta' },
-      )
-    }
+    if (applied.bitmapChanged)
+      this.#writes.push({ kind: 'write', offsetBytes: this.#layout.bitmapOffsetBytes, data: applied.bitmapBytes })
+    // Also if the bits are there already: an attach that failed may have left them in the cache.
+    if (applied.bitmapChanged || applied.logBytes !== undefined) this.#writes.push({ kind: 'flush-meta' })
     if (applied.logBytes !== undefined) {
       // If the log is torn while it is emptied, it must not be needed any more: the bitmap has it, the crash is noted.
       const flags = superblock.flags & MDF_PRIMARY_IND ? MDF_CRASHED_PRIMARY : 0

@@ -682,3 +682,38 @@ scenario(
     world.awaitInSync()
   },
 )
+
+// Found (story 18229 under arbitration): an attach failed to flush the bits that it had set for the log of a crashed Primary. The next one
+// found them, took them for stable and gave the log up; a power cut then took the bits.
+scenario(
+  'attach-after-one-that-could-not-flush',
+  {
+    seeds: 60,
+    world: {
+      powerCutQuestionEvery: 2,
+      disk: { latencyUsMin: 100, latencyUsMax: 10_000 },
+      handlers: { fencingAgent: 'fails' },
+    },
+  },
+  (world) => {
+    const b = world.host('b')
+    world.runFor({ ms: 500 })
+    world.settle(world.client('b').write({ sector: 8 }))
+    for (let i = 0; i < 8; i++) world.client('b').write({ sector: 8 * i, sectors: 8 })
+    world.runFor({ ms: world.prng.intInclusive(1, 30) })
+    world.network.partition()
+    b.crashProcess()
+    b.device.inject({
+      on: 'flush',
+      code: 'io',
+      offsetBytes: 0,
+      lengthBytes: b.device.image.sizeBytes,
+      times: 1,
+    })
+    b.start()
+    world.runUntil(() => b.isBroughtUp, { stepsMax: 200_000, what: 'the end of the first attach' })
+    b.device.clearFaults()
+    b.command({ type: 'attach', volume: 0 })
+    world.runFor({ ms: 300 })
+  },
+)
