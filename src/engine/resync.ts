@@ -55,6 +55,7 @@ export class Resync {
   #hasStrays = false
   /** As source: blocks sent to the target that it has not acknowledged. */
   #offeredBits = 0
+  #emptySinceMs = Number.POSITIVE_INFINITY
   /** For the rate limit: bytes that may still be asked for, refilled with time. */
   #creditBytes = 0
   #creditAtMs = 0
@@ -80,6 +81,14 @@ export class Resync {
     let oldest = Number.POSITIVE_INFINITY
     for (const request of this.#requests) if (!request.answered) oldest = Math.min(oldest, request.sentAtMs)
     return oldest
+  }
+
+  /** As source: since when nothing is left to do but to hear from the target that it is done, or infinity. Looked at now and then. */
+  get endAwaitedSinceMs(): number {
+    const { bitmap, engine, state } = this.#io.volume
+    const isAwaited = state.conn === C_SYNC_SOURCE && bitmap !== undefined && bitmap.count <= this.#failedBits
+    this.#emptySinceMs = isAwaited ? Math.min(this.#emptySinceMs, engine.nowMs) : Number.POSITIVE_INFINITY
+    return this.#emptySinceMs
   }
 
   // ---- bitmap exchange ------------------------------------------------------------------------------------------------
