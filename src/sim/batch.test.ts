@@ -18,7 +18,7 @@ const createReplica: CreateReplica = (settings, ports) => new Replica(settings, 
 function playPretended(chunk: Chunk, failing: readonly number[]): ChunkResult {
   const seed = failing.find((each) => each >= chunk.first && each < chunk.first + chunk.count)
   const failed = seed === undefined ? undefined : { seed, checker: 'some', message: '' }
-  return { steps: 10 * chunk.count, requests: chunk.count, failed }
+  return { scenario: chunk.scenario, steps: 10 * chunk.count, requests: chunk.count, failed }
 }
 
 /** `workers` of them, each with a chunk at a time; whose turn it is to answer is drawn. */

@@ -20,6 +20,7 @@ export interface Chunk extends Play {
 
 /** What it answers. */
 export interface ChunkResult {
+  readonly scenario: string
   readonly steps: number
   readonly requests: number
   /** The lowest seed of the chunk that did not end as it must. */
@@ -48,9 +49,9 @@ export function playChunk(
     steps += result.steps
     requests += result.requests
     if (isAsExpected(scenario, result)) continue
-    return { steps, requests, failed: describeFailure(result) }
+    return { scenario: scenario.name, steps, requests, failed: describeFailure(result) }
   }
-  return { steps, requests, failed: undefined }
+  return { scenario: scenario.name, steps, requests, failed: undefined }
 }
 
 function describeFailure({ seed, failure }: RunResult): FailedSeed {
@@ -97,5 +98,26 @@ export class Batch {
   /** Seeds played, up to the one that failed. */
   get played(): number {
     return this.failed === undefined ? this.count : this.failed.seed - this.first + 1
+  }
+}
+
+/** One batch after the other, so that no worker waits for the last seeds of a scenario. */
+export class Batches {
+  readonly #batches: ReadonlyMap<string, Batch>
+
+  constructor(batches: readonly Batch[]) {
+    this.#batches = new Map(batches.map((batch) => [batch.play.scenario, batch]))
+  }
+
+  take(): Chunk | undefined {
+    for (const batch of this.#batches.values()) {
+      const chunk = batch.take()
+      if (chunk !== undefined) return chunk
+    }
+    return undefined
+  }
+
+  add(result: ChunkResult): void {
+    this.#batches.get(result.scenario)?.add(result)
   }
 }

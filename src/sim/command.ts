@@ -1,6 +1,6 @@
 // The `sim` command without the machine it runs on: arguments in, lines and an exit code out.
 //
-//   sim                                                 each named scenario, with as many seeds as it asks for
+//   sim [--at-most N]                                   each named scenario, with as many seeds as it asks for, or N
 //   sim --seeds N [--first SEED] [--jobs J]             N seeds of random stories under each order, shared out among J workers
 //   sim --scenario NAME [--seeds N] [--first SEED]      N seeds of one scenario
 //   sim --scenario NAME --seed SEED [--trace]           one run; --trace prints every event
@@ -12,7 +12,7 @@
 
 import type { OrderName } from '../runtime/api.ts'
 import { ORDER_NAMES } from '../wire/drbd/constants.ts'
-import { Batch } from './batch.ts'
+import { Batch, Batches } from './batch.ts'
 import type { Exploration } from './explorer/explore.ts'
 import { plans, type Variant, variants } from './explorer/plans.ts'
 import { EXIT_CODES } from './failure.ts'
@@ -25,7 +25,7 @@ export interface CommandParts {
   readonly createReplica: CreateReplica
   readonly print: (line: string) => void
   /** Plays seeds of a scenario on `jobs` workers at once; 0: as many as there are cores. */
-  readonly playBatch: (batch: Batch, jobs: number) => Promise<void>
+  readonly playBatch: (batch: Batch | Batches, jobs: number) => Promise<void>
   /** Explores plans by their names on `jobs` workers; `found` is called for each as it ends. */
   readonly exploreAll: (
     names: readonly string[],
@@ -49,6 +49,8 @@ interface Arguments {
   readonly twice: boolean
   readonly list: boolean
   readonly jobs: number
+  /** Seeds of each named scenario. */
+  readonly atMost: number
   /** Plans to explore: those whose names begin so. */
   readonly explore: string | undefined
 }
@@ -60,6 +62,7 @@ const VALUE_ARGUMENTS: ReadonlySet<string> = new Set([
   '--first',
   '--seed',
   '--jobs',
+  '--at-most',
   '--order',
 ])
 
@@ -78,12 +81,31 @@ export function runCommand(args: readonly string[], parts: CommandParts): number
   if (parsed.trace && (parsed.seed === undefined || chosen.length > 1)) {
     return usage(parts, '--trace needs --scenario and --seed')
   }
+  if (chosen.length > 1 && !parsed.twice) return runNamed(chosen, parsed, parts)
+  const codes = chosen.map((scenario) => runSeeds(scenario, parsed, parts))
+  return codes.find((code) => code !== EXIT_CODES.passed) ?? EXIT_CODES.passed
+}
+
+/** On all cores; all are played, so that one report shows all failures. The first one names the run. */
+async function runNamed(chosen: readonly Scenario[], args: Arguments, parts: CommandParts): Promise<number> {
+  const batches = chosen.map(
+    ({ name, options }) =>
+      new Batch({ scenario: name, order: args.order }, args.first, Math.min(options.seeds, args.atMost)),
+  )
+  const startedMs = parts.wallMs()
+  await parts.playBatch(new Batches(batches), args.jobs)
   let worst: number = EXIT_CODES.passed
-  for (const scenario of chosen) {
-    const code = runSeeds(scenario, parsed, parts)
-    // The first failure names the run; later scenarios are still played, so that one report shows all.
-    if (worst === EXIT_CODES.passed) worst = code
+  for (const [index, scenario] of chosen.entries()) {
+    const { failed, steps, requests, first, played } = batches[index] as Batch
+    const how = scenario.options.mustFail === undefined ? 'ok' : 'ok (failed, as it must)'
+    const code = failed === undefined ? EXIT_CODES.passed : runSeeds(scenario, { ...args, seed: failed.seed }, parts)
+    if (code === EXIT_CODES.passed)
+      parts.print(
+        `${how} ${scenario.name}: seeds ${first}..${first + played - 1}, ${steps} steps, ${requests} requests`,
+      )
+    else if (worst === EXIT_CODES.passed) worst = code
   }
+  parts.print(`played ${chosen.length} scenarios, ${((parts.wallMs() - startedMs) / 1000).toFixed(1)} s`)
   return worst
 }
 
@@ -213,7 +235,7 @@ function printFailure(
 function usage({ print }: CommandParts, problem: string): number {
   print(`sim: ${problem}`)
   print(
-    'usage: sim [--scenario NAME] [--seeds N] [--first SEED] [--jobs J] [--seed SEED [--trace]] [--order NAME] [--twice] [--list] [--explore [PLAN]]',
+    'usage: sim [--at-most N] [--scenario NAME] [--seeds N] [--first SEED] [--jobs J] [--seed SEED [--trace]] [--order NAME] [--twice] [--list] [--explore [PLAN]]',
   )
   return EXIT_CODES.usage
 }
@@ -243,7 +265,7 @@ function parseArguments(args: readonly string[]): Arguments | string {
     } else return `unknown argument ${arg}`
   }
   const numbers = new Map<string, number>()
-  for (const name of ['--seeds', '--first', '--seed', '--jobs']) {
+  for (const name of ['--seeds', '--first', '--seed', '--jobs', '--at-most']) {
     const text = values.get(name)
     if (text === undefined) continue
     const value = Number(text)
@@ -265,6 +287,7 @@ function parseArguments(args: readonly string[]): Arguments | string {
     twice: flags.has('--twice'),
     list: flags.has('--list'),
     jobs: numbers.get('--jobs') ?? 0,
+    atMost: numbers.get('--at-most') ?? SEED_MAX,
     explore: flags.has('--explore') ? (values.get('--explore') ?? '') : undefined,
   }
 }

@@ -23,6 +23,8 @@ export interface LoggedRequest {
   readonly invokedAt: number
   completedAt: number | undefined
   outcome: RequestOutcome
+  /** A read on a host that had not noticed a loss: it is not judged. */
+  isOfBefore?: boolean
   /** Of a write: what it writes; of a read that is done: what it returned. */
   values: readonly SectorValue[]
 }
@@ -64,7 +66,8 @@ export class History {
   }
 
   complete(request: LoggedRequest, outcome: 'done' | 'refused' | 'unknown', values = request.values): void {
-    request.outcome = request.kind === 'read' && this.unaware.has(request.host) ? 'unknown' : outcome
+    request.outcome = outcome
+    request.isOfBefore = request.kind === 'read' && this.unaware.has(request.host)
     request.completedAt = ++this.#position
     request.values = values
   }
@@ -77,7 +80,8 @@ export class History {
 /** The reads and writes that matter for linearizability. */
 export function toRequestRecords(requests: readonly LoggedRequest[]): RequestRecord[] {
   const records: RequestRecord[] = []
-  for (const { kind, outcome, sector, values, invokedAt, completedAt } of requests) {
+  for (const { kind, outcome, isOfBefore, sector, values, invokedAt, completedAt } of requests) {
+    if (isOfBefore === true) continue
     if (kind === 'flush' || outcome === 'refused' || (kind === 'read' && outcome !== 'done')) continue
     records.push({ kind, sector, values, invokedAt, completedAt: outcome === 'done' ? completedAt : undefined })
   }
