@@ -79,12 +79,13 @@ function prepareKernel() {
   if (status !== 0) process.exit(status ?? 1)
 }
 
-/** Random stories, and every interleaving of two writes, under every order. COPRIME_SIM_SEEDS: stories for each order. */
+/** Random stories, and every interleaving of two writes, under every order; named scenarios. COPRIME_SIM_SEEDS: stories for each order. */
 function runSimulator() {
   const seeds = process.env.COPRIME_SIM_SEEDS ?? '1500'
   const runs = [
     ['dist/src/sim/main.js', '--seeds', seeds],
     ['dist/src/sim/main.js', '--explore', 'two-writes'],
+    ['dist/src/sim/main.js', '--at-most', '6'],
   ]
   for (const [script, ...args] of runs) {
     console.log(`\n${script} ${args.join(' ')}`)

@@ -1,7 +1,7 @@
 // Mistakes that the order of arbitration, and everything that no order changes, could have. The other orders have a file of
 // their own each (see catalogue.ts).
 
-import { foundExploring, type Mutant, mutant } from './mutant.ts'
+import { foundBy, foundExploring, type Mutant, mutant } from './mutant.ts'
 
 const ORDER = 'engine/order/arbitration.ts'
 const REQUESTS = 'engine/requests.ts'
@@ -42,8 +42,48 @@ const conflicts: readonly Mutant[] = [
       'superseded-if-overlapping',
       'a write that overlaps only in part is superseded instead of sent again',
       ORDER,
-      "contains(own, incoming) ? 'superseded' : 'retry'",
-      "'superseded'",
+      "contains(own, incoming) && !isFua(incoming) ? 'superseded' : 'retry'",
+      "!isFua(incoming) ? 'superseded' : 'retry'",
+    ),
+  ),
+  foundBy(
+    'superseded-writes-are-stable',
+    mutant(
+      'superseded-with-fua',
+      'a write with FUA is superseded by one that is not stable',
+      ORDER,
+      '&& !isFua(incoming)',
+      '',
+    ),
+  ),
+  foundBy(
+    'superseded-writes-are-stable',
+    mutant(
+      'flush-without-the-winner',
+      'a flush of the peer does not wait for the write that stands for a superseded one',
+      PEER,
+      '[...this.pending, ...this.#winners]',
+      '[...this.pending]',
+    ),
+  ),
+  foundBy(
+    'source-that-does-not-know-that-its-target-is-done',
+    mutant(
+      'target-counts-as-inconsistent',
+      'the source of a resync goes on alone though its target may be done',
+      'engine/volume.ts',
+      'const leavesTarget = patch.conn !== undefined',
+      'const leavesTarget = patch.conn === -1',
+    ),
+  ),
+  foundBy(
+    'outdated-target-of-a-source-that-crashed',
+    mutant(
+      'outdated-wins-after-two-crashes',
+      'an Outdated disk may be the source if both hosts had crashed',
+      'engine/generations.ts',
+      'if (rule < 40 || rule > 43)',
+      'if (rule < 42 || rule > 43)',
     ),
   ),
   mutant(
@@ -170,7 +210,7 @@ const acknowledgements: readonly Mutant[] = [
     'peer-flush-before-writes',
     'a flush of the peer does not wait for the writes received before it',
     PEER,
-    'new PeerFlush(this, packet, epoch, new Set(this.pending))',
+    'new PeerFlush(this, packet, epoch, new Set([...this.pending, ...this.#winners]))',
     'new PeerFlush(this, packet, epoch, new Set())',
   ),
   mutant(

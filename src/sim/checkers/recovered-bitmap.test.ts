@@ -83,3 +83,20 @@ test('fresh metadata mean a full synchronisation, a blank device means none at a
     undefined,
   )
 })
+
+test('a bitmap that is said to be elsewhere is no bitmap: the host refuses the disk', () => {
+  for (const name of ['04-internal-64MiB-al-primary-applied', '06-internal-512MiB-al-4x16k-applied']) {
+    const { fixture } = recoveredOf(name)
+    const read = readerOf(fixture)
+    const field = Math.floor(fixture.device_size / 4096) * 4096 - 4096 + 76
+    for (const bit of [3, 8, 12, 31]) {
+      const flipped: ReadImage = (offsetBytes, lengthBytes) => {
+        const bytes = read(offsetBytes, lengthBytes)
+        const at = field + 3 - (bit >> 3) - offsetBytes
+        if (at >= 0 && at < lengthBytes) bytes[at] = (bytes[at] as number) ^ (1 << (bit & 7))
+        return bytes
+      }
+      assert.equal(readRecoveredBitmap(flipped, fixture.device_size), undefined, `${name}, bit ${bit}`)
+    }
+  }
+})

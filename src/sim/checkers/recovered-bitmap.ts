@@ -31,10 +31,10 @@ export interface RecoveredBitmap {
   covers(block: number): boolean
 }
 
-/** Where the metadata of an image begins: data end there. */
-export function internalDataBytes(imageBytes: number): number {
+/** Where the metadata of an image begin, and with them the bitmap: data end there. */
+export function internalDataBytes(imageBytes: number, logBlocks = AL_BLOCKS): number {
   const superblock = superblockOffset(imageBytes)
-  return superblock - AL_BLOCKS * MD_BLOCK_BYTES - MD_BLOCK_BYTES * Math.ceil(imageBytes / (128 * 1024 * 1024))
+  return superblock - logBlocks * MD_BLOCK_BYTES - MD_BLOCK_BYTES * Math.ceil(imageBytes / (128 * 1024 * 1024))
 }
 
 const superblockOffset = (imageBytes: number): number => imageBytes - (imageBytes % MD_BLOCK_BYTES) - MD_BLOCK_BYTES
@@ -79,7 +79,7 @@ export function readRecoveredBitmap(read: ReadImage, imageBytes: number): Recove
   }
 }
 
-/** Whether the areas are where they have to be on this device. */
+/** Whether the areas are where they have to be on this device: no host attaches it otherwise. */
 function isPlausible(superblock: DataView, imageBytes: number): boolean {
   const logBlocks = logBlocksOf(superblock)
   const logBytes = -superblock.getInt32(68) * SECTOR_BYTES
@@ -87,8 +87,7 @@ function isPlausible(superblock: DataView, imageBytes: number): boolean {
   return (
     superblock.getBigUint64(0) * BigInt(SECTOR_BYTES) <= BigInt(imageBytes) &&
     logBytes === logBlocks * MD_BLOCK_BYTES &&
-    bitmapAt >= 0 &&
-    bitmapAt + logBytes < superblockOffset(imageBytes)
+    bitmapAt === internalDataBytes(imageBytes, logBlocks)
   )
 }
 
