@@ -362,20 +362,6 @@ const resync: readonly Mutant[] = [
     "    volume.store?.writeBitmap(bitmap, 'changed', (error) => {\n      if (error !== undefined || session",
     '    void ((then: (error: DiskError | undefined) => void) => then(undefined))((error) => {\n      if (error !== undefined || session',
   ),
-  mutant(
-    'inconsistent-not-durable',
-    'the target overwrites the first block before its superblock says Inconsistent',
-    VOLUME,
-    '      if (error === undefined) this.io.resync.whenSettled(begin)\n    })\n  }\n\n  onResyncFinishedAsTarget',
-    '      if (error === undefined) this.engine.statusChanged()\n    })\n    begin()\n  }\n\n  onResyncFinishedAsTarget',
-  ),
-  mutant(
-    'sync-uuid-not-durable',
-    "the source tells the target of a generation that is not on the source's disk",
-    VOLUME,
-    '    this.attached.store.writeSuperblock((error) => {\n      if (error === undefined) this.io.resync.whenSettled(begin)\n    })\n  }\n\n  onTargetBitmapSent',
-    '    this.io.resync.whenSettled(begin)\n  }\n\n  onTargetBitmapSent',
-  ),
 ]
 
 const generations: readonly Mutant[] = [
