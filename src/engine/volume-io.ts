@@ -699,12 +699,17 @@ export class VolumeIo {
   }
 
   /** Done here and not on the peer, and this host may not go on alone (yet). */
+  /** The peer has no disk for it; a disk that has appeared since the write was sent may take it. */
+  #isRefusedStill(write: LocalWrite): boolean {
+    return write.refused && write.startedAtMs > this.volume.pdskSinceMs
+  }
+
   #completeLater(write: LocalWrite): void {
     const volume = this.volume
     if (!volume.dataAccessible) {
       write.completed = true
       this.failWrite(write, { code: 'io', message: `volume ${volume.number}: the peer with the UpToDate data is lost` })
-    } else if (volume.replicates && !write.refused && !this.#inDoubt.has(write.cookie)) {
+    } else if (volume.replicates && !this.#isRefusedStill(write) && !this.#inDoubt.has(write.cookie)) {
       this.#restarts.push(write)
       this.pumpNeeded = true
     } else this.#parked.push(write)

@@ -106,9 +106,10 @@ export class Volume implements MetadataHost, ActivityHost {
   crashedPrimary = false
   /** The data device is known to be all zero: nothing was ever written to it. */
   allZero = false
-  /** Since when the connection is in its present state, and since when the own disk is. */
+  /** Since when the connection is in its present state, and since when the disks are, the own one and the peer's. */
   connSinceMs = 0
   diskSinceMs = 0
+  pdskSinceMs = 0
   /** How often a disk was lost, the own one or the peer's. */
   disksLost = 0
   /** Disk state found at attach, in force once the state of a connected peer is known. */
@@ -672,6 +673,7 @@ export class Volume implements MetadataHost, ActivityHost {
     if (oldReplicates !== this.replicates) this.engine.connection.epochs.close()
     if (old.conn !== next.conn) this.connSinceMs = this.engine.nowMs
     if (old.disk !== next.disk) this.diskSinceMs = this.engine.nowMs
+    if (old.pdsk !== next.pdsk) this.pdskSinceMs = this.engine.nowMs
     if (next.peer === R_PRIMARY && next.pdsk < D_INCONSISTENT) this.#keepsLog = true
     else this.forgetLog()
     this.#afterChange(old, next)

@@ -717,3 +717,32 @@ scenario(
     world.runFor({ ms: 300 })
   },
 )
+
+// Found: writes of a target were refused while its source had no disk, and the refusals arrived when that disk was back. Nobody sent
+// them again, and they stood in the way of the resync for ever.
+scenario(
+  'source-disk-lost-while-resync-requests-wait',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 5_000, delayUsMax: 10_000, longDelayPerMille: 0 },
+      settings: { csumsAlg: '' },
+      initialSync: 'skip',
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.settle(world.client('b').write({ sector: 8, text: 'before' }))
+    b.command({ type: 'invalidate', volume: 0 })
+    const isTarget = (): boolean => b.status()?.connection === 'SyncTarget'
+    world.runUntil(() => b.status()?.connection === 'WFSyncUUID', { stepsMax: 200_000, what: 'a target' })
+    for (let block = 0; block < 200; block++) world.client('b').write({ sector: 8 * block, sectors: 8 })
+    world.runUntil(isTarget, { stepsMax: 200_000, what: 'a resync' })
+    for (let block = 0; block < 200; block++) world.client('b').write({ sector: 8 * block, sectors: 4 })
+    world.runFor({ ms: world.prng.intInclusive(0, 20) })
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runFor({ ms: world.prng.intInclusive(0, 50) })
+    a.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+  },
+)
