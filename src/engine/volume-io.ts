@@ -701,7 +701,7 @@ export class VolumeIo {
   /** Done here and not on the peer, and this host may not go on alone (yet). */
   /** The peer has no disk for it; a disk that has appeared since the write was sent may take it. */
   #isRefusedStill(write: LocalWrite): boolean {
-    return write.refused && write.startedAtMs > this.volume.pdskSinceMs
+    return write.refused && write.startedAtMs >= this.volume.pdskSinceMs
   }
 
   #completeLater(write: LocalWrite): void {
