@@ -723,7 +723,7 @@ export class Connection implements EpochHost {
   get #awaitedSinceMs(): number {
     let since = this.#pendingChange?.sinceMs ?? Number.POSITIVE_INFINITY
     for (const volume of this.#engine.volumes) {
-      since = Math.min(since, volume.io.resync.oldestUnansweredMs, volume.io.resync.endAwaitedSinceMs)
+      since = Math.min(since, volume.io.resync.oldestUnansweredMs, volume.io.resync.sinceEndIsAwaitedMs())
       if (AWAITS_PEER.has(volume.state.conn)) since = Math.min(since, volume.connSinceMs)
       if (volume.state.disk === D_NEGOTIATING) since = Math.min(since, volume.diskSinceMs)
     }

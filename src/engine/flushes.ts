@@ -51,10 +51,10 @@ export class Flushes implements DiskOp {
   sentAtMs = Number.POSITIVE_INFINITY
   /** Writes handed to the peer; how many of them the running round covers; and how many a flush of the peer has covered. */
   #written = 0
-  /** The same since the peer was flushed last. */
-  #sinceFlush = 0
   #covering = 0
   #stable = 0
+  /** Writes handed to the peer since it was flushed last. */
+  #sinceFlush = 0
   /**
    * The peer had the only good data, and lost its power before they were flushed: no flush can vouch any more for what was
    * written. It stays so until nobody is left who was told that his writes are done (docs/decisions/012).
@@ -120,8 +120,7 @@ export class Flushes implements DiskOp {
     return true
   }
 
-  /** A write is on its way to the peer. */
-  /** A while after a replicated write the peer is asked to flush, so that little is out of sync if it is lost later. */
+  /** A while after a write was handed to the peer it is asked to flush, so that little is out of sync if it is lost later. */
   onWriteSent(): void {
     this.#written++
     if (++this.#sinceFlush === PEER_FLUSH_WRITES_MAX) this.requestOwn()

@@ -83,8 +83,8 @@ export class Resync {
     return oldest
   }
 
-  /** As source: since when nothing is left to do but to hear from the target that it is done, or infinity. Looked at now and then. */
-  get endAwaitedSinceMs(): number {
+  /** As source: since when nothing is left to do but to hear from the target that it is done, or infinity. To be asked now and then. */
+  sinceEndIsAwaitedMs(): number {
     const { bitmap, engine, state } = this.#io.volume
     const isAwaited = state.conn === C_SYNC_SOURCE && bitmap !== undefined && bitmap.count <= this.#failedBits
     this.#emptySinceMs = isAwaited ? Math.min(this.#emptySinceMs, engine.nowMs) : Number.POSITIVE_INFINITY

@@ -698,12 +698,12 @@ export class VolumeIo {
     })
   }
 
-  /** Done here and not on the peer, and this host may not go on alone (yet). */
-  /** The peer has no disk for it; a disk that has appeared since the write was sent may take it. */
+  /** The peer had no disk for it; a disk that has appeared since the write was sent may take it. */
   #isRefusedStill(write: LocalWrite): boolean {
     return write.refused && write.startedAtMs >= this.volume.pdskSinceMs
   }
 
+  /** Done here and not on the peer, and this host may not go on alone (yet). */
   #completeLater(write: LocalWrite): void {
     const volume = this.volume
     if (!volume.dataAccessible) {
@@ -759,12 +759,15 @@ export class VolumeIo {
       }
     }
     // It may have died before its disk knew that ours was lost, and come back without them.
-    const untold = this.#parked.filter((request) => !(request instanceof FlushRequest) && isOnPeerOnly(request))
-    this.#parked = this.#parked.filter((request) => !untold.includes(request))
-    for (const write of untold as LocalWrite[]) {
-      write.onPeer = false
-      this.#inDoubt.set(write.cookie, write)
-      this.#maybeComplete(write)
+    const parked = this.#parked
+    this.#parked = []
+    for (const request of parked) {
+      if (request instanceof FlushRequest || !isOnPeerOnly(request)) this.#parked.push(request)
+      else {
+        request.onPeer = false
+        this.#inDoubt.set(request.cookie, request)
+        this.#maybeComplete(request)
+      }
     }
     // Acknowledged already, but not written here: the peer need not be asked.
     for (const write of left) {

@@ -11,10 +11,9 @@
 //
 // A write under way during the loss may take effect in either part: if it is answered afterwards, either the value from before
 // is one that may have overwritten it already, or it is part of the new one. A read under way during the loss is not judged, nor what
-// a host reads that has not noticed the loss: it is of the time before. An
-// answer that comes after a loss of caches may have been on its way already, from a cache that is lost: such a write may be
-// gone, unless it was FUA. If zeroing makes it unclear whether a read of zero saw old or new content, the reader gets the
-// benefit.
+// a host reads that has not noticed the loss: it is of the time before. An answer that comes after a loss of caches may have been on
+// its way already, from a cache that is lost: such a write may be gone, unless it was FUA. If zeroing makes it unclear whether a
+// read of zero saw old or new content, the reader gets the benefit.
 
 import type { History, LoggedRequest, Loss } from '../history.ts'
 import { toRequestRecords } from '../history.ts'

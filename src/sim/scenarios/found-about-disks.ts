@@ -2,6 +2,7 @@
 
 import { expect } from '../failure.ts'
 import { scenario } from '../scenario.ts'
+import { expectText } from './expect-text.ts'
 
 // Found: a Primary that was promoted without a disk wrote on the peer's disk only, and when its own came back the two held the
 // same generation: the Primary's older disk won.
@@ -19,8 +20,7 @@ scenario('disk-of-a-diskless-primary-comes-back', { seeds: 20, world: { primarie
   world.settle(world.client('b').write({ sector: 8, text: 'after' }))
   b.command({ type: 'attach', volume: 0 })
   world.awaitInSync()
-  const seen = world.client('b').readText({ sector: 8 })
-  expect(seen === 'after', `read "${seen}"`, 'durability')
+  expectText(world, 'b', 8, 'after')
 })
 
 // Found: after two new all-zero disks had declared themselves equal, the target of the next full sync took the generations
@@ -34,8 +34,7 @@ scenario('full-sync-of-disks-that-were-all-zero', { seeds: 20, world: { initialS
   world.host(world.prng.pick(['a', 'b'] as const)).powerCut()
   world.runFor({ ms: 100 })
   world.awaitInSync()
-  const seen = world.client('b').readText({ sector: 8 })
-  expect(seen === 'hello', `read "${seen}"`, 'durability')
+  expectText(world, 'b', 8, 'hello')
 })
 
 // Found (coordinator, seeds 69 and 90): not a mistake of the product but of the judge. The answer to a write of a diskless
@@ -64,8 +63,7 @@ scenario(
     world.runFor({ ms: 3_000 })
     if (world.host('b').isDiskless) world.host('b').command({ type: 'attach', volume: 0 })
     world.awaitInSync()
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'second', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'second')
   },
 )
 
@@ -89,8 +87,7 @@ scenario(
     world.runUntil(() => a.hasNewestData, { stepsMax: 200_000, what: 'the disk of a' })
     a.command({ type: 'connect', discardMyData: false })
     world.awaitInSync()
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'alone', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'alone')
   },
 )
 
@@ -187,8 +184,7 @@ scenario('disk-fails-at-the-last-write-of-an-attach', { seeds: 40, world: { init
   world.runUntil(() => ended, { stepsMax: 200_000, what: 'the end of the attach' })
   world.runFor({ ms: 300 })
   b.device.clearFaults()
-  const seen = world.client('b').readText({ sector: 8 })
-  expect(seen === 'on a only', `read "${seen}"`, 'durability')
+  expectText(world, 'b', 8, 'on a only')
 })
 
 // Found (auto, seed 727): not a mistake of the product. The administrator of the simulator attached an old disk for ever, instead
@@ -353,8 +349,7 @@ scenario(
     a.start()
     world.awaitInSync()
     world.runUntil(() => a.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'alone', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'alone')
   },
 )
 
@@ -374,8 +369,7 @@ scenario(
     world.wantPrimary('b')
     world.awaitInSync()
     world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
-    const seen = world.client('b').readText({ sector: 8 })
-    expect(seen === 'first', `read "${seen}"`, 'durability')
+    expectText(world, 'b', 8, 'first')
   },
 )
 
@@ -416,8 +410,7 @@ scenario(
     world.runFor({ ms: world.prng.pick([0, 5, 100]) })
     b.command({ type: 'attach', volume: 0 })
     world.awaitInSync()
-    const seen = world.client('b').readText({ sector: 8 })
-    expect(seen === 'before', `read "${seen}"`, 'durability')
+    expectText(world, 'b', 8, 'before')
   },
 )
 
@@ -441,8 +434,7 @@ scenario('newest-disk-is-missing-at-the-start', { seeds: 20, world: { initialSyn
   a.command({ type: 'connect', discardMyData: false })
   world.awaitInSync()
   world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'Primary again' })
-  const seen = world.client('b').readText({ sector: 8 })
-  expect(seen === 'on a only', `read "${seen}"`, 'durability')
+  expectText(world, 'b', 8, 'on a only')
 })
 
 // Found (story 7899 under coordinator): a Primary that had crashed lost its disk when it had just become Outdated, the target of a
@@ -468,8 +460,7 @@ scenario(
     world.settle(world.client('b').write({ sector: 8, text: 'after' }))
     b.command({ type: 'attach', volume: 0 })
     world.awaitInSync()
-    const seen = world.client('b').readText({ sector: 8 })
-    expect(seen === 'after', `read "${seen}"`, 'durability')
+    expectText(world, 'b', 8, 'after')
   },
 )
 
@@ -505,8 +496,7 @@ scenario(
       if (host.status()?.connection === 'StandAlone') host.command({ type: 'connect', discardMyData: false })
     }
     world.awaitInSync()
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'alone', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'alone')
   },
 )
 
@@ -550,8 +540,7 @@ scenario(
     if (b.isDiskless) b.command({ type: 'attach', volume: 0 })
     world.awaitInSync()
     world.runUntil(() => a.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'on b only', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'on b only')
   },
 )
 
@@ -581,8 +570,7 @@ scenario(
     world.settle(world.client('a').write({ sector: 16, text: 'after' }))
     a.command({ type: 'attach', volume: 0 })
     world.awaitInSync()
-    const seen = world.client('a').readText({ sector: 16 })
-    expect(seen === 'after', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 16, 'after')
   },
 )
 

@@ -5,6 +5,7 @@ import { expect } from '../failure.ts'
 import { Striker } from '../random/strike.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
+import { expectText } from './expect-text.ts'
 
 // Found: a demotion did not wait for writes that waited for their activity-log block; they were applied by a Secondary, whose
 // log does not count.
@@ -74,8 +75,7 @@ scenario(
     world.runUntil(() => a.hasNewestData, { stepsMax: 200_000, what: 'the disk of a' })
     a.command({ type: 'connect', discardMyData: false })
     world.awaitInSync()
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'alone', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'alone')
   },
 )
 
@@ -213,8 +213,7 @@ scenario(
     a.start()
     world.awaitInSync()
     world.runUntil(() => a.isPrimary, { stepsMax: 500_000, what: 'a Primary' })
-    const seen = world.client('a').readText({ sector: 8 })
-    expect(seen === 'answered', `read "${seen}"`, 'durability')
+    expectText(world, 'a', 8, 'answered')
   },
 )
 
@@ -249,8 +248,7 @@ scenario('last-good-data-are-not-invalidated', { seeds: 20, world: { primaries: 
   world.runFor({ ms: 100 })
   for (const host of [a, b]) host.start()
   world.awaitInSync()
-  const seen = world.client('a').readText({ sector: 8 })
-  expect(seen === 'before', `read "${seen}"`, 'durability')
+  expectText(world, 'a', 8, 'before')
 })
 
 // Found by reading: a flush failed on the own disk and was answered, because the peer's disk was flushed. The peer had not made it durable
