@@ -208,6 +208,12 @@ async function killDuringResync(victim: Side): Promise<void> {
     'resyncing or ready',
   )
   await lab.kill(victim)
+  // A target that may have been UpToDate is fenced (decision 014): the agent would strike the one that is started next.
+  await lab.until(
+    otherSide(victim),
+    ({ connection, volumes: [volume] }) => connection === 'WFConnection' && volume?.peerDisk !== 'DUnknown',
+    'alone, with its peer fenced if it has to be',
+  )
   await lab.restart(victim)
 }
 
