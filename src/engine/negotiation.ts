@@ -563,8 +563,8 @@ export class Negotiation {
     // A peer that came back without its memory must not have readers and writers before ours in doubt are applied.
     const promotes = own.peer !== R_PRIMARY && wanted.peer === R_PRIMARY
     if (promotes && volume.io.settlesDoubts) return SS_IN_TRANSIENT_STATE
-    // A kernel without a disk takes an Outdated one for good.
-    if (promotes && own.disk === D_OUTDATED && own.pdsk < D_INCONSISTENT) return SS_NO_UP_TO_DATE_DISK
+    // A kernel without a disk takes an Outdated one for good, and one that attaches its own takes a Consistent one.
+    if (promotes && own.disk < D_UPTODATE && own.pdsk < D_INCONSISTENT) return SS_NO_UP_TO_DATE_DISK
     const code = validateChange(own, wanted, { ...engine.validityContext(volume), handshakeWindow: false })
     if (code < SS_SUCCESS) return code
     if (wanted.conn === C_STARTING_SYNC_T || wanted.conn === C_STARTING_SYNC_S)

@@ -147,6 +147,13 @@ describe('9.4 sanitising', () => {
     const besideDiskless = { disk: K.D_OUTDATED, pdsk: K.D_DISKLESS }
     assert.equal(sanitized(besideDiskless).disk, K.D_OUTDATED)
     assert.equal(sanitized({ ...besideDiskless, peer: K.R_PRIMARY }).disk, K.D_OUTDATED)
+    // Ours: a Secondary that attaches its disk may find newer data on it.
+    const besideAttach = { disk: K.D_CONSISTENT, pdsk: K.D_ATTACHING }
+    assert.equal(sanitized(besideAttach).disk, K.D_CONSISTENT)
+    assert.equal(sanitized({ ...besideAttach, pdsk: K.D_DISKLESS }).disk, K.D_UPTODATE)
+    for (const disk of [K.D_ATTACHING, K.D_NEGOTIATING])
+      assert.equal(sanitized({ disk, pdsk: K.D_CONSISTENT }).pdsk, K.D_CONSISTENT)
+    assert.equal(sanitized({ disk: K.D_DISKLESS, pdsk: K.D_CONSISTENT }).pdsk, K.D_UPTODATE)
     // Consistent goes through UpToDate and is then clamped; from Ahead on it is clamped as it is.
     assert.equal(sanitized({ conn: K.C_WF_BITMAP_S, pdsk: K.D_OUTDATED }).pdsk, K.D_CONSISTENT)
     assert.equal(sanitized({ conn: K.C_AHEAD, pdsk: K.D_OUTDATED }).pdsk, K.D_OUTDATED)

@@ -105,13 +105,12 @@ export function sanitize(next: StateWord, previous: StateWord, context: Sanitize
     state.disk = context.exposedMatches ? context.attachDisk : D_DISKLESS
   }
   if (state.conn >= C_CONNECTED && state.conn < C_AHEAD) {
-    const isJudged = state.disk === D_CONSISTENT && isPrimaryWithoutDisk(state) && !context.peerConnected
-    if (!isJudged && !isOldBesideDiskless(state.disk, state.pdsk)) {
+    if (!isJudged(state, context.peerConnected) && !isOldBesideDiskless(state.disk, state.pdsk)) {
       // Disks have been compared, and none is to be a target.
       const isCompared = previous.pdsk < D_INCONSISTENT && state.pdsk >= D_INCONSISTENT
       state.disk = raised(state.disk, isCompared ? D_NEGOTIATING : previous.disk, state.conn, previous.conn)
     }
-    if (!isOldBesideDiskless(state.pdsk, state.disk))
+    if (!judgesPeer(state) && !isOldBesideDiskless(state.pdsk, state.disk))
       state.pdsk = raised(state.pdsk, previous.pdsk, state.conn, previous.conn)
   }
   clampDisks(state)
@@ -138,8 +137,18 @@ function raised(disk: number, previousDisk: number, conn: number, previousConn: 
  */
 const isOldBesideDiskless = (disk: number, other: number): boolean => disk === D_OUTDATED && other < D_INCONSISTENT
 
-/** It knows which data its clients saw last, and refuses older ones. */
-const isPrimaryWithoutDisk = ({ peer, pdsk }: StateWord): boolean => peer === R_PRIMARY && pdsk < D_INCONSISTENT
+/**
+ * Whether the peer is still to say if these data are the newest: a Primary without a disk knows which data its clients saw
+ * last, and refuses older ones; a Secondary is about to attach what may be newer. The kernel raises the disk at once.
+ */
+function isJudged({ disk, peer, pdsk }: StateWord, peerConnected: boolean): boolean {
+  if (disk !== D_CONSISTENT) return false
+  return peer === R_PRIMARY ? pdsk < D_INCONSISTENT && !peerConnected : pdsk === D_ATTACHING
+}
+
+/** The same from the other side: what this Secondary is about to attach may be newer. */
+const judgesPeer = ({ role, disk, pdsk }: StateWord): boolean =>
+  role !== R_PRIMARY && pdsk === D_CONSISTENT && (disk === D_ATTACHING || disk === D_NEGOTIATING)
 
 interface DiskRange {
   readonly min: number

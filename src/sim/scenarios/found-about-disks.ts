@@ -734,3 +734,42 @@ scenario(
     world.awaitInSync()
   },
 )
+
+// Found (story 6919 under coordinator): a host that had crashed long ago met its peer, which had gone on alone, in the middle of
+// the attach of the newer disk. It took its own data for the newest, as no other were there, was promoted, and the two had split.
+scenario(
+  'older-disk-meets-a-peer-that-attaches-a-newer-one',
+  {
+    seeds: 20,
+    world: {
+      primaries: ['b'],
+      initialSync: 'skip',
+      settings: { fencing: 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill' },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.runFor({ ms: 500 })
+    a.powerCut()
+    world.settle(world.client('b').write({ sector: 8, text: 'on b only' }))
+    b.stop()
+    world.runUntil(() => !b.isRunning, { stepsMax: 200_000, what: 'a clean end of b' })
+    world.moveRole('b', 'a')
+    a.start()
+    world.runUntil(() => a.isBroughtUp, { stepsMax: 200_000, what: 'the disk of a' })
+    const fast = b.device.config
+    b.device.config = { ...fast, latencyUsMin: 50_000, latencyUsMax: 100_000 }
+    b.start()
+    world.runFor({ ms: world.prng.intInclusive(1, 50) })
+    b.command({ type: 'connect', discardMyData: false })
+    const isMet = (): boolean => b.status()?.connection === 'Connected'
+    world.runUntil(isMet, { stepsMax: 500_000, what: 'a connection before the disk of b is there' })
+    expect(!a.hasNewestData, 'a takes older data for the newest', 'durability')
+    b.device.config = fast
+    if (world.prng.chance(1, 4)) world.wantPrimary('b')
+    world.awaitInSync()
+    world.runUntil(() => a.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    expectText(world, 'a', 8, 'on b only')
+  },
+)
