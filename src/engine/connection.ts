@@ -102,7 +102,7 @@ export class Connection implements EpochHost {
   #challenge: Uint8Array = EMPTY
   #peerOrder: PacketOf<'P_ORDER'> | undefined
   /** Of the peer as it was seen last, also by an earlier connection. */
-  #peerBootId: bigint | undefined
+  #peerStart: { readonly bootId: bigint; readonly instance: bigint } | undefined
   peerIntegrityAlg = ''
   readonly #router: PacketRouter
   /** Callbacks of pings in the order sent; undefined: keep-alive. */
@@ -577,7 +577,8 @@ export class Connection implements EpochHost {
     this.sendData({ ...this.#ownProtocol('P_PROTOCOL'), connFlags: this.discardMyData ? 1 : 0 })
     this.#peerOrder = undefined
     if (settings.order.name !== 'arbitration') this.sendData(orderPacket(settings.order))
-    if (this.coprimePeer) this.sendData({ type: 'P_BOOT_ID', volume: 0, bootId: this.#engine.bootId })
+    if (this.coprimePeer)
+      this.sendData({ type: 'P_BOOT_ID', volume: 0, bootId: this.#engine.bootId, instance: this.#engine.instance })
     for (const volume of volumes) volume.negotiation.introduce()
     this.#setConn(C_WF_REPORT_PARAMS, 'handshake')
     this.reason = undefined
@@ -630,15 +631,18 @@ export class Connection implements EpochHost {
   }
 
   /** Comes before the peer's state: whoever waits for the peer hears first that it has lost its memory. */
-  onBootId({ bootId }: PacketOf<'P_BOOT_ID'>): void {
+  onBootId({ bootId, instance }: PacketOf<'P_BOOT_ID'>): void {
     if (!this.coprimePeer) {
       this.protocolError('P_BOOT_ID from a peer that did not announce our extension')
       return
     }
-    const known = this.#peerBootId
-    this.#peerBootId = bootId
-    if (known === undefined || known === bootId) return
-    for (const volume of this.#engine.volumes) volume.io.flushes.onPeerRebooted()
+    const known = this.#peerStart
+    this.#peerStart = { bootId, instance }
+    if (known === undefined) return
+    for (const { io } of this.#engine.volumes) {
+      if (known.bootId !== bootId) io.flushes.onPeerRebooted()
+      if (known.instance !== instance) io.peer.onPeerRestarted()
+    }
   }
 
   /** Looked at when the peer's state is there, which comes after its P_ORDER. If not, the connection is given up. */

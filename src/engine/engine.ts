@@ -82,6 +82,8 @@ export class Engine {
   nowMs = 0
   #deviceInUse = false
   #bootId: bigint | undefined
+  /** Tells this process from others of the same host. */
+  readonly instance: bigint
   #effects: Effect[] = []
   #statusDirty = false
   #stateDirty = false
@@ -108,6 +110,7 @@ export class Engine {
     this.entropy = ports.entropy
     this.digests = ports.digests
     this.#bootId = ports.bootId
+    this.instance = ports.entropy.u64()
     this.readRule = options.readRule ?? true
     this.connection = new Connection(this)
     this.volumes = settings.volumes.map((volume) => new Volume(this, volume))

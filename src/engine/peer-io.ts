@@ -60,7 +60,8 @@ export class PeerIo {
   /** Of these, those not yet handed to the disk. */
   #waiting: PeerWrite[] = []
   #flushes: PeerFlush[] = []
-  readonly #applied = new AppliedWrites()
+  /** Of the peer's present process; another one begins its block ids anew. */
+  #applied = new AppliedWrites()
   /** Own writes, not at the own disk yet, that superseded writes of the peer: a flush that follows covers them instead. */
   readonly #winners = new Set<LocalWrite>()
   /** Asked while writes of the lost connection were still at the disk. */
@@ -115,6 +116,7 @@ export class PeerIo {
     else if (packet.type === 'P_WSAME') data = repeat(packet.payload, sizeBytes)
     const unmap = packet.type === 'P_TRIM' || (packet.type === 'P_ZEROES' && (packet.flags & DP_DISCARD) !== 0)
     const write = new PeerWrite(io, packet, sizeBytes, data, unmap, epoch, this.nextPosition())
+    if (volume.engine.settings.allowTwoPrimaries && connection.coprimePeer) write.appliedList = this.#applied
     write.onlyCopy = pdsk < D_INCONSISTENT
     // At once: a resync that begins before it is applied has to know of it.
     if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)
@@ -153,8 +155,7 @@ export class PeerIo {
       this.#sendAck('P_NEG_ACK', write)
       volume.onDataError(error, 'write')
     } else {
-      if (volume.engine.settings.allowTwoPrimaries && volume.engine.connection.coprimePeer)
-        this.#applied.add(write.blockIdLo)
+      write.appliedList?.add(write.blockIdLo)
       if (write.asksFirst && !write.ordered) this.#order(write, NF_WRITTEN)
       else this.#acknowledge(write)
     }
@@ -170,6 +171,11 @@ export class PeerIo {
     for (const write of this.#waiting.splice(0)) this.#drop(write)
     for (const write of this.#unconfirmed.values()) if (write.applied) this.#io.release(write)
     this.#unconfirmed.clear()
+  }
+
+  /** What it applied of the process before is nobody's business any more. */
+  onPeerRestarted(): void {
+    this.#applied = new AppliedWrites()
   }
 
   #trySubmit(write: PeerWrite): boolean {

@@ -8,6 +8,7 @@ import { DP_ASKS_FIRST } from '../wire/drbd/constants.ts'
 import type { ActivityLog, ActivityUser } from './activity.ts'
 import type { DiskOp } from './effects.ts'
 import type { ReceivedEpoch, SentEpoch } from './epochs.ts'
+import type { AppliedWrites } from './in-doubt.ts'
 import type { MetadataStore } from './metadata-store.ts'
 import type { VolumeIo } from './volume-io.ts'
 
@@ -163,6 +164,8 @@ export class PeerWrite extends Base implements DiskOp, ActivityUser {
   flushing = false
   /** On the own disk. One that asked first stays active until the peer has it as well: nobody may read it before. */
   applied = false
+  /** Once applied, it is noted there: that of the process which sent it. */
+  appliedList: AppliedWrites | undefined
   /** P_WRITE_NOW was sent. */
   ordered = false
   /** Place in the stream of the peer. */

@@ -188,7 +188,7 @@ const bodies: { readonly [T in PacketType]: (context: WireContext) => fc.Arbitra
   P_LOCK_EXTENT_ACK: () => fc.record({ extent: u64, lockFlags: u32, keptUs: u32 }),
   P_IN_DOUBT: blockIds,
   P_APPLIED: blockIds,
-  P_BOOT_ID: () => fc.record({ bootId: uuid }),
+  P_BOOT_ID: () => fc.record({ bootId: uuid, instance: uuid }),
   P_INITIAL_META: nothing,
   P_INITIAL_DATA: nothing,
   P_CONNECTION_FEATURES: () => fc.record({ protocolMin: u32, features: u32, protocolMax: u32 }),

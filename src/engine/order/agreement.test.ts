@@ -102,7 +102,7 @@ describe('P_BOOT_ID', () => {
 
   it('from a peer that did not announce the extension: an error', () => {
     const peer = connecting({}, 15)
-    peer.onData({ type: 'P_BOOT_ID', volume: 0, bootId: 1n })
+    peer.onData({ type: 'P_BOOT_ID', volume: 0, bootId: 1n, instance: 0n })
     assert.match(peer.host.engine.connection.reason ?? '', /P_BOOT_ID from a peer that did not announce/)
   })
 })

@@ -371,3 +371,34 @@ scenario(
     expect(a.isDiskless, 'a takes a disk whose bitmap is elsewhere')
   },
 )
+
+// Found (story 3076 under lock-extents): a host crashed, came back, and wrote on; the link was lost before one of the new writes had
+// arrived. Its peer said that it had it: the process before had numbered another write like that. The write was done, and lost.
+scenario(
+  'block-ids-of-a-process-that-has-crashed',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 8_000_000, delayUsMax: 9_000_000 },
+    },
+  },
+  (world) => {
+    const writer = world.prng.pick(['a', 'b'] as const)
+    const host = world.host(writer)
+    for (let i = 0; i < 40; i++) world.settle(world.client(writer).write({ sector: 8 * i, text: 'before' }))
+    host.crashProcess()
+    host.start()
+    world.awaitInSync()
+    world.wantPrimary(writer)
+    world.runUntil(() => host.isPrimary, { stepsMax: 200_000, what: 'Primary again' })
+    const writes = Array.from({ length: 4 }, (_, i) => world.client(writer).write({ sector: 8 * i, text: 'after' }))
+    world.runFor({ ms: 10 })
+    world.network.cut()
+    for (const write of writes) world.settle(write)
+    world.awaitInSync()
+    expectText(world, 'a', 8, 'after')
+    expectText(world, 'b', 8, 'after')
+  },
+)

@@ -64,7 +64,7 @@ const MASTER_TABLE: readonly (readonly [number, PacketType, string, number, numb
   [0x203, 'P_LOCK_EXTENT_ACK', 'data', 16, 16],
   [0x204, 'P_IN_DOUBT', 'data', 0, 1 << 20],
   [0x205, 'P_APPLIED', 'data', 0, 1 << 20],
-  [0x206, 'P_BOOT_ID', 'data', 8, 8],
+  [0x206, 'P_BOOT_ID', 'data', 16, 16],
   [0xfff1, 'P_INITIAL_META', 'meta', 0, 0],
   [0xfff2, 'P_INITIAL_DATA', 'data', 0, 0],
   [0xfffe, 'P_CONNECTION_FEATURES', 'data', 72, 72],

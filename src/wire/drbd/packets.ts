@@ -194,7 +194,7 @@ export const PACKETS = [
   // Block ids, a big-endian u32 each.
   packet('P_IN_DOUBT', 0x204, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
   packet('P_APPLIED', 0x205, 'data', { payload: rest({ min: 0, max: IN_DOUBT_BYTES_MAX, multipleOf: 4 }) }),
-  packet('P_BOOT_ID', 0x206, 'data', { bootId: uuid64 }),
+  packet('P_BOOT_ID', 0x206, 'data', { bootId: uuid64, instance: uuid64 }),
   packet('P_INITIAL_META', 0xfff1, 'meta', {}, { handshake: true }),
   packet('P_INITIAL_DATA', 0xfff2, 'data', {}, { handshake: true }),
   // 3.11
