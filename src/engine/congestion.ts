@@ -127,7 +127,7 @@ export class Congestion {
     if (engine.connection.epochs.unacknowledged > 0) this.#restedSinceMs = undefined
     else this.#restedSinceMs ??= engine.nowMs
     if (this.#restedSinceMs !== undefined && engine.nowMs - this.#restedSinceMs >= AHEAD_REST_MS)
-      this.#volume.beginAsSource()
+      this.#volume.resyncBounds.beginAsSource()
     else this.#armReturn()
   }
 }

@@ -34,6 +34,11 @@ export class ExposedData {
     this.#staleHere = alsoOnPeer
   }
 
+  /** The own disk is lost, and was known to be older than another one; on itself that need not be noted yet. */
+  onOldLost(): void {
+    this.#staleHere = true
+  }
+
   /** Clients see the peer's data. */
   follow(peer: Uuids): void {
     if (!this.#holds(peer.current)) this.#staleHere = false

@@ -270,7 +270,7 @@ export class Negotiation {
     const { role, peer, conn, disk, pdsk } = volume.state
     if (conn !== C_CONNECTED || disk < D_INCONSISTENT || pdsk < D_INCONSISTENT) return
     const asSource = role === peer ? volume.engine.connection.resolveConflicts : role === R_PRIMARY
-    if (asSource) volume.beginAsSource()
+    if (asSource) volume.resyncBounds.beginAsSource()
     else {
       volume.change({ conn: C_WF_SYNC_UUID }, 'the device has grown')
       this.applyPendingSyncUuid()
@@ -388,7 +388,7 @@ export class Negotiation {
         if ((volume.bitmap?.count ?? 0) <= volume.io.resync.failedBits) {
           volume.engine.connection.pingThen(() => {
             if (volume.state.conn === C_SYNC_SOURCE || volume.state.conn === C_PAUSED_SYNC_S)
-              volume.onResyncFinishedAsSource()
+              volume.resyncBounds.finishAsSource()
           })
         }
         return 'done'
@@ -546,7 +546,7 @@ export class Negotiation {
     const uuid = this.#pendingSyncUuid
     if (uuid === undefined || (volume.state.conn !== C_WF_SYNC_UUID && volume.state.conn !== C_BEHIND)) return
     this.#pendingSyncUuid = undefined
-    volume.beginAsTarget(uuid)
+    volume.resyncBounds.beginAsTarget(uuid)
   }
 
   // ---- requests for a change of state (9.7) ----------------------------------------------------------------------------------
@@ -585,7 +585,7 @@ export class Negotiation {
     const session = volume.engine.connection.session
     volume.attached.store.whenWritten(() => {
       if (session !== volume.engine.connection.session) return
-      if (asSource && volume.state.conn === C_STARTING_SYNC_S) volume.beginAsSource()
+      if (asSource && volume.state.conn === C_STARTING_SYNC_S) volume.resyncBounds.beginAsSource()
       else if (!asSource && volume.state.conn === C_STARTING_SYNC_T) {
         volume.change({ conn: C_WF_SYNC_UUID }, 'full sync')
         this.applyPendingSyncUuid()

@@ -122,7 +122,7 @@ export class Resync {
     if (!this.#receiver.onPacket(packet)) return
     this.#receiver = undefined
     if (volume.state.conn === C_WF_BITMAP_T) this.#onSourceBitmap()
-    else if (volume.state.conn === C_WF_BITMAP_S) volume.beginAsSource()
+    else if (volume.state.conn === C_WF_BITMAP_S) volume.resyncBounds.beginAsSource()
   }
 
   #onSourceBitmap(): void {
@@ -134,7 +134,7 @@ export class Resync {
       if (error !== undefined || session !== volume.engine.connection.session || volume.state.conn !== C_WF_BITMAP_T)
         return
       this.sendBitmap()
-      volume.onTargetBitmapSent()
+      volume.resyncBounds.onTargetBitmapSent()
     })
   }
 
@@ -508,7 +508,7 @@ export class Resync {
         this.advance()
         return
       }
-      volume.onResyncFinishedAsTarget(this.#failedBits)
+      volume.resyncBounds.finishAsTarget(this.#failedBits)
     })
   }
 

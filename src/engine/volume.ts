@@ -22,12 +22,10 @@ import type { VolumeSettings, VolumeStatus } from '../runtime/api.ts'
 import type { DiskError } from '../runtime/ports.ts'
 import {
   C_AHEAD,
-  C_BEHIND,
   C_CONNECTED,
   C_PAUSED_SYNC_T,
   C_STANDALONE,
   C_STARTING_SYNC_T,
-  C_SYNC_SOURCE,
   C_SYNC_TARGET,
   C_WF_BITMAP_S,
   C_WF_BITMAP_T,
@@ -54,10 +52,10 @@ import type { Engine } from './engine.ts'
 import type { OpenedDevices } from './events.ts'
 import { ExposedData, uuidsFound } from './exposed.ts'
 import { fencingFinding } from './fencing-finding.ts'
-import { finishUuidsSource, finishUuidsTarget, startUuidsSource, startUuidsTarget } from './generations.ts'
 import { capped } from './limits.ts'
 import { type AttachedMetadata, bitmapOf, type MetadataHost, MetadataReader, MetadataStore } from './metadata-store.ts'
 import { Negotiation } from './negotiation.ts'
+import { ResyncBounds } from './resync-bounds.ts'
 import { copySetBits, Stability } from './stability.ts'
 import {
   describe,
@@ -83,6 +81,7 @@ export class Volume implements MetadataHost, ActivityHost {
   readonly number: number
   readonly io: VolumeIo
   readonly negotiation: Negotiation
+  readonly resyncBounds: ResyncBounds
   state: StateWord = {
     role: R_SECONDARY,
     peer: R_UNKNOWN,
@@ -141,8 +140,6 @@ export class Volume implements MetadataHost, ActivityHost {
   /** Superblock writes that new writes and lone completions wait for. */
   #gates = 0
   #sequence = 0
-  /** How many resyncs were about to begin here: one may be given up, and another asked for, before it does. */
-  #resyncs = 0
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
   sentBytes = 0
   receivedBytes = 0
@@ -157,6 +154,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.userSectors = settings.sizeSectors
     this.io = new VolumeIo(this)
     this.negotiation = new Negotiation(this)
+    this.resyncBounds = new ResyncBounds(this)
   }
 
   // ---- conditions ------------------------------------------------------------------------------------------------------
@@ -413,7 +411,10 @@ export class Volume implements MetadataHost, ActivityHost {
       const alsoOnPeer = conn >= C_CONNECTED && pdsk === D_UPTODATE
       this.exposed.onOwnLost(this.#gates > 0 ? [current, bitmap] : [current], alsoOnPeer)
       this.#awaitsPeer = alsoOnPeer && this.engine.connection.coprimePeer
-    } else if (disk >= D_INCONSISTENT) this.negotiation.exposePeer()
+    } else if (disk >= D_INCONSISTENT) {
+      this.negotiation.exposePeer()
+      if (disk <= D_OUTDATED) this.exposed.onOldLost()
+    }
     this.change({ disk: D_FAILED }, reason)
     this.change({ disk: D_DISKLESS }, reason)
     const waiting = this.activity?.close() ?? []
@@ -426,7 +427,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.#written = undefined
     this.usableSectors = 0
     this.#gates = 0
-    this.#resyncs++
+    this.resyncBounds.forget()
     this.inSyncUnsaved = false
     store?.close()
     this.emit({ type: 'devices.close', volume: this.number })
@@ -799,91 +800,6 @@ export class Volume implements MetadataHost, ActivityHost {
   /** The administrator vouches for the peer being out of the game. */
   resumeIo(): void {
     this.change({ susp: false, suspFen: false, suspNod: false }, 'resume-io')
-  }
-
-  // ---- resync, driven by resync.ts -----------------------------------------------------------------------------------------
-
-  /** Both bitmaps are merged. */
-  beginAsSource(): void {
-    this.setUuids(startUuidsSource(this.uuids, this.engine.entropy.u64()))
-    const { connection } = this.engine
-    const { session } = connection
-    const { conn } = this.state
-    // What the crash left is decided; if the end of the resync is missed, rule 43 may not decide by it once more.
-    if (connection.coprimePeer) this.crashedPrimary = false
-    const attempt = ++this.#resyncs
-    const begin = (): void => {
-      if (session !== connection.session || this.state.conn !== conn || this.#resyncs !== attempt) return
-      connection.sendData({ type: 'P_SYNC_UUID', volume: this.number, uuid: this.uuids.bitmap })
-      this.change({ conn: C_SYNC_SOURCE, pdsk: D_INCONSISTENT }, 'bitmaps are exchanged')
-    }
-    // The target holds this generation from now on: if we forgot it with our power, the two would seem unrelated.
-    this.attached.store.writeSuperblock((error) => {
-      if (error === undefined) this.io.resync.whenSettled(begin)
-    })
-  }
-
-  onTargetBitmapSent(): void {
-    this.change({ conn: C_WF_SYNC_UUID }, 'bitmap sent')
-    this.negotiation.applyPendingSyncUuid()
-  }
-
-  beginAsTarget(syncUuid: bigint): void {
-    this.setUuids(startUuidsTarget(this.uuids, syncUuid))
-    const session = this.engine.connection.session
-    const attempt = ++this.#resyncs
-    const begin = (): void => {
-      const { conn } = this.state
-      if (session !== this.engine.connection.session || this.#resyncs !== attempt) return
-      if (conn === C_WF_SYNC_UUID || conn === C_BEHIND)
-        this.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
-    }
-    // "Inconsistent" must be durable before the first block is overwritten.
-    this.change({ disk: D_INCONSISTENT }, 'target of a resync')
-    this.attached.store.writeSuperblock((error) => {
-      if (error === undefined) this.io.resync.whenSettled(begin)
-    })
-  }
-
-  onResyncFinishedAsTarget(failedBits: number): void {
-    if (failedBits > 0) {
-      this.engine.log('error', `resync ended with ${failedBits} blocks that could not be copied`, this.number)
-      this.change({ conn: C_CONNECTED }, 'resync ended with failures')
-      return
-    }
-    const session = this.engine.connection.session
-    // Data, bitmap and superblock are durable before the peer hears that this disk is good.
-    const { bitmap, store } = this.attached
-    store.writeBitmap(bitmap, 'changed', (error) => {
-      if (error !== undefined || session !== this.engine.connection.session) return
-      if (this.state.conn === C_SYNC_TARGET) this.#becomeUpToDate()
-    })
-  }
-
-  #becomeUpToDate(): void {
-    const peer = this.negotiation.peerGeneration
-    if (peer !== undefined) {
-      this.setUuids(finishUuidsTarget(this.uuids, peer, this.state.role === R_PRIMARY))
-      this.negotiation.peerTookOver(this.uuids)
-    }
-    const session = this.engine.connection.session
-    this.attached.store.writeSuperblock((error) => {
-      if (error !== undefined || session !== this.engine.connection.session || this.state.conn !== C_SYNC_TARGET) return
-      this.change({ conn: C_CONNECTED, disk: D_UPTODATE, pdsk: D_UPTODATE }, 'resync is done')
-    })
-    this.engine.log(
-      'info',
-      `resync is done: ${this.io.resync.receivedBytes} bytes received in all, ${this.io.resync.holeBytes} bytes were holes, ${this.io.resync.equalBytes} bytes had equal checksums`,
-      this.number,
-    )
-  }
-
-  onResyncFinishedAsSource(): void {
-    this.setUuids(finishUuidsSource(this.uuids))
-    this.negotiation.peerTookOver(this.uuids)
-    this.change({ conn: C_CONNECTED, pdsk: D_UPTODATE }, 'resync is done')
-    const { bitmap, store } = this.attached
-    store.writeBitmap(bitmap, 'changed')
   }
 
   markOutOfSync(sector: number, sectors: number): void {

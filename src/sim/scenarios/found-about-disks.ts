@@ -1,6 +1,8 @@
 // Mistakes that random stories found about disks that are lost, missing or attached again; see found-by-stories.ts.
 
+import { defined } from '../../base/assert.ts'
 import { expect } from '../failure.ts'
+import type { SimHost } from '../host.ts'
 import { scenario } from '../scenario.ts'
 import { expectText } from './expect-text.ts'
 
@@ -771,5 +773,55 @@ scenario(
     world.awaitInSync()
     world.runUntil(() => a.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
     expectText(world, 'a', 8, 'on b only')
+  },
+)
+
+// Found (story 5169 under lock-extents): two disks of one generation, both of which had crashed, were compared, and one was to be
+// the target. It was lost before it could note that, the peer went on, and with the link went the word of it: attached again
+// the disk passed for as good as ever.
+scenario(
+  'target-lost-before-it-notes-that-it-is-old',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+      settings: { fencing: 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill', delayUsMin: 10_000, delayUsMax: 20_000 },
+    },
+  },
+  (world) => {
+    for (const host of world.hosts) world.settle(world.client(host.name).write({ sector: 8 }))
+    for (const host of world.hosts) host.powerCut()
+    for (const host of world.hosts) host.wantsPrimary = false
+    for (const host of world.hosts) host.start()
+    const isTarget = (host: SimHost): boolean => host.status()?.connection === 'WFBitMapT'
+    world.runUntil(() => world.hosts.some(isTarget), { stepsMax: 500_000, what: 'a target' })
+    const old = defined(world.hosts.find(isTarget), 'the target')
+    const newer = world.host(old.name === 'a' ? 'b' : 'a')
+    old.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => newer.hasNewestData, { stepsMax: 200_000, what: 'a source' })
+    world.wantPrimary(newer.name)
+    world.runUntil(() => newer.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    world.settle(world.client(newer.name).write({ sector: 8, text: 'went on' }))
+    world.network.cut()
+    newer.crashProcess()
+    world.runUntil(() => old.status()?.connection !== 'Connected', {
+      stepsMax: 200_000,
+      what: 'the loss of the connection',
+    })
+    let attached = false
+    old.command({ type: 'attach', volume: 0 }, () => {
+      attached = true
+    })
+    world.runUntil(() => attached, { stepsMax: 200_000, what: 'the disk' })
+    world.moveRole(newer.name, old.name)
+    old.command({ type: 'primary', force: false })
+    world.runFor({ ms: 3_000 })
+    expect(!old.isPrimary, 'a Primary on data that it had found to be old', 'durability')
+    newer.start()
+    world.awaitInSync()
+    world.runUntil(() => old.isPrimary, { stepsMax: 500_000, what: 'a Primary' })
+    expectText(world, old.name, 8, 'went on')
   },
 )
