@@ -19,19 +19,26 @@ export class ExposedData {
   #abandoned: bigint | undefined
   /** Of the peer with the data that this host, without a disk, was connected to. */
   #peer: Uuids | undefined
+  /** Of the own disk that was lost, while UpToDate. */
+  #lost: Uuids | undefined
 
   /** A disk is attached again. */
   clear(): void {
     this.#generations = []
     this.#peer = undefined
+    this.#lost = undefined
     this.#abandoned = undefined
     this.#staleHere = false
   }
 
-  /** The own, UpToDate disk is lost. `alsoOnPeer`: the peer has all of it, and goes on. */
-  onOwnLost(generations: readonly bigint[], alsoOnPeer: boolean): void {
-    this.#generations = generations
+  /**
+   * The own, UpToDate disk is lost. `unsaved`: its newest generation was being written. `alsoOnPeer`: the peer has all of it, and
+   * goes on.
+   */
+  onOwnLost(uuids: Uuids, { unsaved, alsoOnPeer }: { unsaved: boolean; alsoOnPeer: boolean }): void {
+    this.#generations = unsaved ? [uuids.current, uuids.bitmap] : [uuids.current]
     this.#staleHere = alsoOnPeer
+    this.#lost = unsaved ? undefined : uuids
   }
 
   /** The own disk is lost, and was known to be older than another one; on itself that need not be noted yet. */
@@ -56,8 +63,13 @@ export class ExposedData {
   hasOutdated(current: bigint): boolean {
     if (this.#staleHere) return true
     if (this.#peer === undefined || this.#holds(current)) return false
-    const { bitmap, history1, history2 } = this.#peer
-    return [bitmap, history1, history2].some((past) => past !== 0n && sameGeneration(past, current))
+    return isAmongPast(current, this.#peer)
+  }
+
+  /** The peer's data are what the lost disk had before it went on. */
+  isPast(peer: bigint): boolean {
+    if (this.#lost === undefined || sameGeneration(peer, this.#lost.current)) return false
+    return isAmongPast(peer, this.#lost)
   }
 
   mayServeOwn(current: bigint): boolean {
@@ -73,3 +85,6 @@ export class ExposedData {
     return this.#generations.some((exposed) => sameGeneration(exposed, generation))
   }
 }
+
+const isAmongPast = (generation: bigint, { bitmap, history1, history2 }: Uuids): boolean =>
+  [bitmap, history1, history2].some((past) => past !== 0n && sameGeneration(past, generation))

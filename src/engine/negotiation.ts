@@ -491,6 +491,18 @@ export class Negotiation {
     }
   }
 
+  /** This host has no disk, and the one that it has lost had gone on from the data of this Secondary. */
+  #isKnownOld(peer: StateWord, own: StateWord): boolean {
+    if (this.#peer === undefined || own.disk >= D_NEGOTIATING || peer.role === R_PRIMARY) return false
+    return peer.disk > D_OUTDATED && this.#volume.exposed.isPast(this.#peer.current)
+  }
+
+  /** A peer without a disk says that the one it has lost had gone on from the data of this host (ours). */
+  #isSaidToBeOld(peer: StateWord, own: StateWord): boolean {
+    if (!this.#volume.engine.connection.coprimePeer || own.role === R_PRIMARY || peer.conn !== C_CONNECTED) return false
+    return peer.disk < D_NEGOTIATING && peer.pdsk === D_OUTDATED && own.disk > D_OUTDATED
+  }
+
   /** Steps 8 to 10. */
   #adopt(peer: StateWord, own: StateWord, real: number, conn: number): void {
     const volume = this.#volume
@@ -499,9 +511,10 @@ export class Negotiation {
     const next = {
       conn,
       peer: peer.role,
-      pdsk: real,
+      pdsk: this.#isKnownOld(peer, own) ? D_OUTDATED : real,
       peerIsp: peer.aftrIsp || peer.userIsp,
       ...(attached ? { disk: volume.attachDisk } : {}),
+      ...(this.#isSaidToBeOld(peer, own) ? { disk: D_OUTDATED } : {}),
     }
     if (own.conn < C_CONNECTED && conn >= C_CONNECTED) {
       const implied = volume.implied(next)
@@ -564,7 +577,7 @@ export class Negotiation {
     const promotes = own.peer !== R_PRIMARY && wanted.peer === R_PRIMARY
     if (promotes && volume.io.settlesDoubts) return SS_IN_TRANSIENT_STATE
     // A kernel without a disk takes an Outdated one for good, and one that attaches its own takes a Consistent one.
-    if (promotes && own.disk < D_UPTODATE && own.pdsk < D_INCONSISTENT) return SS_NO_UP_TO_DATE_DISK
+    if (promotes && own.disk < D_UPTODATE && wanted.pdsk < D_UPTODATE) return SS_NO_UP_TO_DATE_DISK
     const code = validateChange(own, wanted, { ...engine.validityContext(volume), handshakeWindow: false })
     if (code < SS_SUCCESS) return code
     if (wanted.conn === C_STARTING_SYNC_T || wanted.conn === C_STARTING_SYNC_S)

@@ -138,12 +138,12 @@ function raised(disk: number, previousDisk: number, conn: number, previousConn: 
 const isOldBesideDiskless = (disk: number, other: number): boolean => disk === D_OUTDATED && other < D_INCONSISTENT
 
 /**
- * Whether the peer is still to say if these data are the newest: a Primary without a disk knows which data its clients saw
- * last, and refuses older ones; a Secondary is about to attach what may be newer. The kernel raises the disk at once.
+ * Whether a peer without a disk is still to say if these data are the newest: it may know that the one it has lost was newer; a
+ * Secondary that is about to attach one may find it so. The kernel raises the disk at once.
  */
 function isJudged({ disk, peer, pdsk }: StateWord, peerConnected: boolean): boolean {
-  if (disk !== D_CONSISTENT) return false
-  return peer === R_PRIMARY ? pdsk < D_INCONSISTENT && !peerConnected : pdsk === D_ATTACHING
+  if (disk !== D_CONSISTENT || pdsk >= D_INCONSISTENT) return false
+  return !peerConnected || (peer !== R_PRIMARY && pdsk === D_ATTACHING)
 }
 
 /** The same from the other side: what this Secondary is about to attach may be newer. */
@@ -347,11 +347,10 @@ export function validateTransition(from: StateWord, to: StateWord, context: Tran
   return code
 }
 
-/** The whole check of a request: what the old state broke already is not held against the new one. */
+/** The whole check of a request: a rule that the old state broke already is not held against the new one. */
 export function validateChange(from: StateWord, to: StateWord, context: ValidityContext & TransitionContext): number {
-  const code = validate(to, context)
-  if (code < SS_SUCCESS && validate(from, context) !== code) return code
-  return validateTransition(from, to, context)
+  const broken = VALIDITY_RULES.find((rule) => rule.broken(to, context) && !rule.broken(from, context))
+  return broken?.code ?? validateTransition(from, to, context)
 }
 
 /** Rules that hold for forced changes, too; the first one broken wins. */

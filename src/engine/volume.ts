@@ -407,9 +407,8 @@ export class Volume implements MetadataHost, ActivityHost {
     if (this.state.disk === D_DISKLESS) return
     const { conn, disk, pdsk } = this.state
     if (disk === D_UPTODATE) {
-      const { current, bitmap } = this.uuids
       const alsoOnPeer = conn >= C_CONNECTED && pdsk === D_UPTODATE
-      this.exposed.onOwnLost(this.#gates > 0 ? [current, bitmap] : [current], alsoOnPeer)
+      this.exposed.onOwnLost(this.uuids, { unsaved: this.#gates > 0, alsoOnPeer })
       this.#awaitsPeer = alsoOnPeer && this.engine.connection.coprimePeer
     } else if (disk >= D_INCONSISTENT) {
       this.negotiation.exposePeer()

@@ -537,7 +537,9 @@ scenario(
     b.start()
     world.runUntil(() => b.isBroughtUp, { stepsMax: 200_000, what: 'the disk of b' })
     b.command({ type: 'detach', volume: 0, force: true })
-    world.runFor({ ms: 5_000 })
+    world.runFor({ ms: 2_500 })
+    a.command({ type: 'primary', force: false })
+    world.runFor({ ms: 2_500 })
     expect(!a.hasNewestData && !a.isPrimary, 'a takes data for the newest that it knows to be old', 'durability')
     if (b.isDiskless) b.command({ type: 'attach', volume: 0 })
     world.awaitInSync()
@@ -823,5 +825,43 @@ scenario(
     world.awaitInSync()
     world.runUntil(() => old.isPrimary, { stepsMax: 500_000, what: 'a Primary' })
     expectText(world, old.name, 8, 'went on')
+  },
+)
+
+// Found (story 6551 under lock-extents): a host that had gone on alone lost its disk, and then met its peer, whose data were older.
+// Nobody else knew of the newer ones: the peer went on from the older, and when the disk was back the two had split.
+scenario(
+  'secondary-whose-lost-disk-was-newer',
+  {
+    seeds: 20,
+    world: (seed) => ({
+      primaries: ['a'],
+      initialSync: 'skip',
+      settings: { fencing: seed % 2 === 0 ? 'dont-care' : 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill' },
+    }),
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    world.runFor({ ms: 500 })
+    b.powerCut()
+    world.settle(world.client('a').write({ sector: 8, text: 'on a only' }))
+    world.moveRole('a', 'b')
+    a.command({ type: 'secondary' })
+    world.runUntil(() => !a.isPrimary, { stepsMax: 200_000 })
+    world.runFor({ ms: 300 })
+    a.command({ type: 'detach', volume: 0, force: true })
+    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    b.start()
+    const isMet = (): boolean => world.hosts.every((host) => host.status()?.connection === 'Connected')
+    world.runUntil(isMet, { stepsMax: 500_000, what: 'a connection' })
+    // Neither may write on the older data, not even if it is told to.
+    for (const host of world.hosts) host.command({ type: 'primary', force: false })
+    world.runFor({ ms: 500 })
+    expect(!a.isPrimary && !b.isPrimary, 'a Primary on data that are known to be old', 'durability')
+    a.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    expectText(world, 'b', 8, 'on a only')
   },
 )
