@@ -314,6 +314,62 @@ describe('commands', () => {
     assert.equal(host.volume.crashedPrimary, false)
   })
 
+  for (const command of [
+    { type: 'detach', volume: 0, force: false },
+    { type: 'detach', volume: 0, force: true },
+    { type: 'down' },
+  ] as const) {
+    const name = command.type === 'detach' && command.force ? 'detach --force' : command.type
+    it(`${name} ends an attach whose devices are not open yet`, () => {
+      const host = new EngineHost()
+      host.holdDevices = true
+      host.event({ type: 'admin', id: 77, command: { type: 'attach', volume: 0 } })
+      assert.deepEqual(host.admin(command), { code: 0, text: '' })
+      assert.equal(host.results.get(77)?.code, 118)
+      host.openDevices(0)
+      assert.equal(host.volume.status().disk, 'Diskless')
+      assert.equal(host.take('devices').at(-1), 'devices.close')
+      host.holdDevices = false
+      host.attach()
+      assert.equal(host.volume.status().disk, 'UpToDate')
+    })
+
+    it(`${name} ends an attach that reads its metadata`, () => {
+      const host = new EngineHost()
+      host.hold = (job) => job.text.startsWith('meta.read')
+      host.event({ type: 'admin', id: 77, command: { type: 'attach', volume: 0 } })
+      assert.deepEqual(host.admin(command), { code: 0, text: '' })
+      assert.equal(host.results.get(77)?.code, 118)
+      host.completeAll()
+      assert.equal(host.volume.status().disk, 'Diskless')
+      host.hold = () => false
+      host.attach()
+      assert.equal(host.volume.status().disk, 'UpToDate')
+    })
+  }
+
+  it('attach, detach and attach again before the devices are open: they are opened once, and attached', () => {
+    const host = new EngineHost()
+    host.holdDevices = true
+    host.event({ type: 'admin', id: 77, command: { type: 'attach', volume: 0 } })
+    host.admin({ type: 'detach', volume: 0, force: true })
+    host.event({ type: 'admin', id: 78, command: { type: 'attach', volume: 0 } })
+    assert.deepEqual(host.take('devices'), ['devices.open'])
+    host.openDevices(0)
+    assert.deepEqual([host.results.get(77)?.code, host.results.get(78)?.code], [118, 0])
+    assert.equal(host.volume.status().disk, 'UpToDate')
+  })
+
+  it('a forced detach during the last write of an attach: the attach is answered', () => {
+    const host = new EngineHost()
+    host.hold = (job) => job.text === 'meta.write superblock' && host.volume.store !== undefined
+    host.event({ type: 'admin', id: 77, command: { type: 'attach', volume: 0 } })
+    assert.equal(host.results.has(77), false)
+    assert.deepEqual(host.admin({ type: 'detach', volume: 0, force: true }), { code: 0, text: '' })
+    assert.equal(host.results.get(77)?.code, 118)
+    assert.equal(host.volume.status().disk, 'Diskless')
+  })
+
   it('down is answered also if the metadata can no longer be written', () => {
     const host = new EngineHost()
     host.attach()

@@ -141,6 +141,10 @@ export class Volume implements MetadataHost, ActivityHost {
   #gates = 0
   #sequence = 0
   #finishedAttach: ((error: AppError | Error | undefined) => void) | undefined
+  /** Devices were asked for and are not here yet. The attach that asked may be over by then, and another one wait for them. */
+  #isOpening = false
+  /** Of the attach at hand; what an earlier one had under way means nothing any more. */
+  #reader: MetadataReader | undefined
   sentBytes = 0
   receivedBytes = 0
   readonly diskTraffic = new DiskTraffic()
@@ -313,17 +317,27 @@ export class Volume implements MetadataHost, ActivityHost {
   attach(done: (error: AppError | Error | undefined) => void): void {
     this.#finishedAttach = done
     this.change({ disk: D_ATTACHING }, 'attach')
+    if (this.#isOpening) return
+    this.#isOpening = true
     this.emit({ type: 'devices.open', volume: this.number })
   }
 
   onDevicesOpened(devices: OpenedDevices): void {
+    this.#isOpening = false
+    if (this.state.disk !== D_ATTACHING) {
+      this.emit({ type: 'devices.close', volume: this.number })
+      return
+    }
     this.#devices = devices
     const emit = (effect: Effect): void => this.engine.emit(effect)
     try {
       const reader = new MetadataReader(this.number, devices, emit, (error, metadata) => {
+        if (this.#reader !== reader) return
+        this.#reader = undefined
         if (error !== undefined || metadata === undefined) this.#abortAttach(error ?? new Error('no metadata'))
         else this.#onMetadata(metadata, devices)
       })
+      this.#reader = reader
       reader.start()
     } catch (cause) {
       this.#abortAttach(cause as Error)
@@ -331,14 +345,20 @@ export class Volume implements MetadataHost, ActivityHost {
   }
 
   onDevicesFailed(error: Error): void {
-    this.#finishAttach(error)
-    this.change({ disk: D_DISKLESS }, 'attach failed')
+    this.#isOpening = false
+    if (this.state.disk === D_ATTACHING) this.#failAttach(error)
   }
 
   #abortAttach(error: Error): void {
     this.#devices = undefined
+    this.#reader = undefined
     this.emit({ type: 'devices.close', volume: this.number })
-    this.onDevicesFailed(error)
+    this.#failAttach(error)
+  }
+
+  #failAttach(error: Error): void {
+    this.#finishAttach(error)
+    this.change({ disk: D_DISKLESS }, 'attach failed')
   }
 
   #finishAttach(error: Error | undefined): void {
@@ -414,6 +434,8 @@ export class Volume implements MetadataHost, ActivityHost {
       this.negotiation.exposePeer()
       if (disk <= D_OUTDATED) this.exposed.onOldLost()
     }
+    this.#finishAttach(new Error(`given up before the disk was attached: ${reason}`))
+    this.#reader = undefined
     this.change({ disk: D_FAILED }, reason)
     this.change({ disk: D_DISKLESS }, reason)
     const waiting = this.activity?.close() ?? []
@@ -429,7 +451,7 @@ export class Volume implements MetadataHost, ActivityHost {
     this.resyncBounds.forget()
     this.inSyncUnsaved = false
     store?.close()
-    this.emit({ type: 'devices.close', volume: this.number })
+    if (!this.#isOpening) this.emit({ type: 'devices.close', volume: this.number })
     this.#whenOpen()
     for (const user of waiting) user.onActivityGranted()
   }
@@ -437,6 +459,8 @@ export class Volume implements MetadataHost, ActivityHost {
   /** A clean end: bitmap and superblock are durable before the devices are closed. */
   closeDisk(done: () => void): void {
     if (this.#store === undefined || this.#bitmap === undefined) {
+      // At most about to be attached: that ends.
+      this.detach('down')
       done()
       return
     }
@@ -460,8 +484,8 @@ export class Volume implements MetadataHost, ActivityHost {
     if (disk === D_DISKLESS || disk === D_FAILED) return
     const { code, message } = error
     this.engine.log('error', `metadata write failed (${code}: ${message}); the disk is given up`, this.number)
-    this.detach('metadata I/O error')
     if (disk === D_ATTACHING) this.#finishAttach(new Error(error.message))
+    this.detach('metadata I/O error')
   }
 
   // ---- metadata ----------------------------------------------------------------------------------------------------------

@@ -160,6 +160,8 @@ export class EngineHost {
   nowMs = 1000
   /** Jobs for which it is true do not complete by themselves. */
   hold: (job: DiskJob) => boolean = () => false
+  /** Devices that are asked for stay closed until `openDevices`. */
+  holdDevices = false
   jobs: DiskJob[] = []
   readonly answers = new Map<number, Answer>()
   readonly results = new Map<number, AdminResult>()
@@ -381,7 +383,7 @@ export class EngineHost {
         this.results.set(effect.id, effect.result)
         break
       case 'devices.open':
-        this.#openDevices(effect.volume)
+        if (!this.holdDevices) this.openDevices(effect.volume)
         break
       case 'devices.close':
         this.#open.delete(effect.volume)
@@ -427,7 +429,7 @@ export class EngineHost {
     }
   }
 
-  #openDevices(volume: number): void {
+  openDevices(volume: number): void {
     this.#open.add(volume)
     const { data, meta } = this.diskAt(volume)
     this.event({
