@@ -223,7 +223,7 @@ export class Flushes implements DiskOp {
       if (flush.id < 0 && flush.onEnd === undefined) continue
       flush.awaitsPeer = flush.id >= 0 && this.#onPeer && !this.#onOwn && volume.awaitsPeer
       if (flush.awaitsPeer) this.#io.park(flush)
-      else if (flush.id < 0 || this.#onPeer) this.#complete(flush)
+      else if (flush.id < 0 || (this.#onPeer && (this.#onOwn || volume.peerCopiesCount))) this.#complete(flush)
       else if (!volume.dataAccessible || (this.#failed && !volume.suspended))
         volume.engine.clientDone(flush.id, { code: 'io', message: 'flush failed on the own disk and on the peer' })
       else if (!this.#failed && volume.mayCompleteAlone) this.#complete(flush)

@@ -653,9 +653,12 @@ export class VolumeIo {
       if (write.here === 'left') this.#maybeWriteAlone(write)
       return
     }
-    if (isOnPeerOnly(write) && this.volume.awaitsPeer) {
-      this.#parked.push(write)
-      return
+    if (isOnPeerOnly(write)) {
+      if (this.volume.awaitsPeer) {
+        this.#parked.push(write)
+        return
+      }
+      if (!this.volume.peerCopiesCount) write.onPeer = false
     }
     if (write.localError !== undefined && !write.onPeer) {
       this.#failOrKeep(write, write.localError)

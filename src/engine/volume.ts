@@ -239,6 +239,15 @@ export class Volume implements MetadataHost, ActivityHost {
     return this.#awaitsPeer && this.state.conn >= C_CONNECTED && this.state.pdsk === D_UPTODATE
   }
 
+  /**
+   * Whether what is on the peer's disk alone may be answered: not if this host, without a disk by now, was the source of its
+   * resync. The own disk would be the source again, and overwrite it.
+   */
+  get peerCopiesCount(): boolean {
+    const { conn, disk, pdsk } = this.state
+    return conn !== C_CONNECTED || disk === D_UPTODATE || pdsk === D_UPTODATE
+  }
+
   get dataAccessible(): boolean {
     return (
       this.suspended ||

@@ -865,3 +865,37 @@ scenario(
     expectText(world, 'b', 8, 'on a only')
   },
 )
+
+// Found (story 16797 under coordinator): the source of a resync lost its disk, and a write that had not got there came to the target.
+// It was done, on a disk that is good for nothing without the source; when the source's disk was back it was overwritten.
+scenario(
+  'source-disk-lost-as-a-write-is-on-its-way-to-the-target',
+  {
+    seeds: 30,
+    world: {
+      primaries: ['b'],
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+      settings: { csumsAlg: '' },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    const client = world.client('b')
+    world.settle(client.write({ sector: 0, text: 'before' }))
+    for (let block = 1; block < 200; block++) client.write({ sector: 8 * block, sectors: 8 })
+    world.runFor({ ms: 500 })
+    a.command({ type: 'invalidate', volume: 0 })
+    world.runUntil(() => b.status()?.connection === 'SyncSource', { stepsMax: 200_000, what: 'a resync' })
+    b.device.inject({ on: 'write', code: 'io', offsetBytes: 0, lengthBytes: 512, times: 1 })
+    const write = client.write({ sector: 0, text: 'after' })
+    const flush = client.flush()
+    world.settle(write)
+    world.settle(flush)
+    expect(b.isDiskless, 'the disk of b was to fail', 'scenario')
+    b.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    const seen = client.readText({ sector: 0 })
+    expect(!write.confirmed || seen === 'after', `a write is done, and reads "${seen}"`, 'durability')
+  },
+)
