@@ -86,6 +86,46 @@ const conflicts: readonly Mutant[] = [
       'if (rule < 42 || rule > 43)',
     ),
   ),
+  foundBy(
+    'block-ids-of-a-process-that-has-crashed',
+    mutant(
+      'applied-writes-of-another-process',
+      'a write in doubt counts as applied because one of an earlier process of the peer had its block id',
+      'engine/connection.ts',
+      'if (known.instance !== instance)',
+      'if (known.bootId !== bootId)',
+    ),
+  ),
+  foundBy(
+    'source-disk-lost-as-a-write-is-on-its-way-to-the-target',
+    mutant(
+      'target-alone-counts',
+      'a write is done that only the target of a resync has, whose source has lost its disk',
+      VOLUME,
+      'return conn !== C_CONNECTED || disk === D_UPTODATE || pdsk === D_UPTODATE',
+      'return conn !== 0 || disk === D_UPTODATE || pdsk === D_UPTODATE',
+    ),
+  ),
+  foundBy(
+    'secondary-whose-lost-disk-was-newer',
+    mutant(
+      'lost-disk-forgotten',
+      'a host without a disk takes data for good from which the ones that it has lost had gone on',
+      'engine/negotiation.ts',
+      'pdsk: this.#isKnownOld(peer, own) ? D_OUTDATED : real',
+      'pdsk: this.#isKnownOld(peer, own) && real < 0 ? D_OUTDATED : real',
+    ),
+  ),
+  foundBy(
+    'older-disk-meets-a-peer-that-attaches-a-newer-one',
+    mutant(
+      'attaching-peer-has-nothing-newer',
+      'a Consistent disk is UpToDate as soon as the peer says that it has no disk yet',
+      'engine/state-rules.ts',
+      'return !peerConnected || (peer !== R_PRIMARY && pdsk === D_ATTACHING)',
+      'return !peerConnected || (peer !== R_PRIMARY && pdsk > D_ATTACHING)',
+    ),
+  ),
   mutant(
     'late-own-disk-forgotten',
     'a write of the peer does not wait for an older own one that the peer has already',

@@ -769,7 +769,11 @@ scenario(
     b.command({ type: 'connect', discardMyData: false })
     const isMet = (): boolean => b.status()?.connection === 'Connected'
     world.runUntil(isMet, { stepsMax: 500_000, what: 'a connection before the disk of b is there' })
-    expect(!a.hasNewestData, 'a takes older data for the newest', 'durability')
+    const hasDisk = (): boolean => {
+      expect(!a.hasNewestData, 'a takes older data for the newest', 'durability')
+      return b.status()?.volumes[0]?.disk !== 'Attaching'
+    }
+    world.runUntil(hasDisk, { stepsMax: 500_000, what: 'the disk of b' })
     b.device.config = fast
     if (world.prng.chance(1, 4)) world.wantPrimary('b')
     world.awaitInSync()
