@@ -1,6 +1,7 @@
 // Runs a group of compiled tests with Node's own runner. Groups by file name under dist/: unit = src/**/*.test.js and
-// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; long = those of them with a longer form, with COPRIME_LONG=1,
-// then the long form of the simulator (docs/testing.md); kernel = test/interop/kernel-peer, kernel-short = the few rows of it that `npm test` runs.
+// test/{golden,contract,fuzz}; e2e = test/{e2e,interop}/*.test.js; e2e-newest = those of them that do not measure; long = those
+// with a longer form, with COPRIME_LONG=1, then the long form of the simulator (docs/testing.md); kernel = test/interop/kernel-peer,
+// kernel-short = the few rows of it that `npm test` runs.
 import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -36,6 +37,7 @@ const groups = {
     ...tests('dist/test/tidy'),
   ],
   e2e: () => [...tests('dist/test/e2e'), ...tests('dist/test/interop')].filter((path) => !path.includes('kernel-peer')),
+  'e2e-newest': () => groups.e2e().filter((path) => !path.endsWith('/orders.test.js')),
   kernel: () => tests('dist/test/interop/kernel-peer'),
   'kernel-short': () => KERNEL_SHORT.map((name) => `dist/test/interop/kernel-peer/${name}.test.js`),
   long: () => [...tests('dist/src'), ...tests('dist/test')].filter(hasLongForm),
