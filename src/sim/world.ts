@@ -44,8 +44,6 @@ export interface WorldObserver {
   onPromise?(host: HostName): void
 }
 
-const WITHOUT_DISK: ReadonlySet<string> = new Set(['Diskless', 'Attaching', 'Failed'])
-
 export class World {
   readonly options: WorldOptions
   readonly scheduler: Scheduler
@@ -402,11 +400,13 @@ export class World {
     this.#checkWriters()
     const host = this.host(name)
     if (!isConnected(status)) this.history.unaware.delete(name)
-    // It was read all the same, and is written anew.
-    if (status.volumes.every(({ disk }) => !WITHOUT_DISK.has(disk))) this.damaged.delete(name)
     if (host.hasNewestData) this.#withData.add(name)
     else if (host.isDiskless && this.#withData.delete(name)) this.#onDiskLost(name)
-    if (this.#cachesLost.size > 0 && this.#everyVolume(isInSync)) this.#cachesLost.clear()
+    if (this.#cachesLost.size + this.damaged.size > 0 && this.#everyVolume(isInSync)) {
+      this.#cachesLost.clear()
+      // What was damaged has been read all the same, or has not mattered, and is written anew.
+      this.damaged.clear()
+    }
     this.observer.onStatus?.(name, status)
   }
 
