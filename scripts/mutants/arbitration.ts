@@ -112,8 +112,8 @@ const conflicts: readonly Mutant[] = [
       'lost-disk-forgotten',
       'a host without a disk takes data for good from which the ones that it has lost had gone on',
       'engine/negotiation.ts',
-      'pdsk: this.#isKnownOld(peer, own) ? D_OUTDATED : real',
-      'pdsk: this.#isKnownOld(peer, own) && real < 0 ? D_OUTDATED : real',
+      'pdsk: isKnownOld ? D_OUTDATED : real',
+      'pdsk: isKnownOld && real < 0 ? D_OUTDATED : real',
     ),
   ),
   foundBy(

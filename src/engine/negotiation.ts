@@ -508,14 +508,21 @@ export class Negotiation {
     const volume = this.#volume
     const { engine } = volume
     const attached = (conn === C_CONNECTED || conn === C_WF_BITMAP_S) && own.disk === D_NEGOTIATING
+    const isKnownOld = this.#isKnownOld(peer, own)
+    const isSaidToBeOld = this.#isSaidToBeOld(peer, own)
     const next = {
       conn,
       peer: peer.role,
-      pdsk: this.#isKnownOld(peer, own) ? D_OUTDATED : real,
+      pdsk: isKnownOld ? D_OUTDATED : real,
       peerIsp: peer.aftrIsp || peer.userIsp,
       ...(attached ? { disk: volume.attachDisk } : {}),
-      ...(this.#isSaidToBeOld(peer, own) ? { disk: D_OUTDATED } : {}),
+      ...(isSaidToBeOld ? { disk: D_OUTDATED } : {}),
     }
+    const until = 'no host is promoted until that disk is attached again, or without force'
+    if (isKnownOld && (own.conn < C_CONNECTED || own.pdsk !== D_OUTDATED))
+      engine.log('warn', `the disk that this host has lost is newer than the peer's: ${until}`, volume.number)
+    if (isSaidToBeOld)
+      engine.log('warn', `the disk that the peer has lost is newer than the one of this host: ${until}`, volume.number)
     if (own.conn < C_CONNECTED && conn >= C_CONNECTED) {
       const implied = volume.implied(next)
       const code = validate(implied, engine.validityContext(volume))
