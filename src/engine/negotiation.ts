@@ -518,7 +518,7 @@ export class Negotiation {
       ...(attached ? { disk: volume.attachDisk } : {}),
       ...(isSaidToBeOld ? { disk: D_OUTDATED } : {}),
     }
-    const until = 'no host is promoted until that disk is attached again, or without force'
+    const until = 'nobody is promoted without force until that disk is attached again'
     if (isKnownOld && (own.conn < C_CONNECTED || own.pdsk !== D_OUTDATED))
       engine.log('warn', `the disk that this host has lost is newer than the peer's: ${until}`, volume.number)
     if (isSaidToBeOld)
