@@ -2,11 +2,10 @@
 // `npm run bench:orders [-- --seconds S] [--rounds N] [--delay MS ...] [--order NAME ...] [--workload NAME ...] [--markdown]`.
 // docs/write-orders.md has the result.
 //
-// A round has new processes, because two labs of one order may differ by half in what they can do as long as they run. All labs of
-// a round are up at once, idle but for the one that is measured. Each order is measured once with each workload, the orders
-// directly one after the other, so that what else the machine does meets all of them; figures are medians over the rounds. At the
-// end: `auto` is to be at least as fast as the better of the two orders that it is made of, less a tenth, and no side below a
-// quarter of the writes of a duel.
+// Each host has a core of its own (Lab.pin). A round has new processes. All labs of a round are up at once, idle but for the one
+// that is measured. Each order is measured once with each workload, the orders directly one after the other, so that what else
+// the machine does meets all of them; figures are medians over the rounds. At the end: `auto` is to be at least as fast as the
+// better of the two orders that it is made of, less a tenth, and no side below a quarter of the writes of a duel.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -95,7 +94,8 @@ async function main(): Promise<boolean> {
           const place = { folder: join(folder, `${i}-${delay}-${round}`), size: String(DISK_BYTES), detached: false }
           const lab = await Lab.start({ ...place, more: [...more, '--link-delay-ms', delay] })
           labs.set(name, lab)
-          await fill(lab)
+          await lab.pin()
+          await warmUp(lab)
         }
         await measureAll(labs, workloads, { delay, seconds, round }, results)
         for (const lab of labs.values()) await verify(lab)
@@ -131,11 +131,12 @@ async function measureAll(
   }
 }
 
-/** Once over the whole disk, so that no measurement allocates blocks in the files below or finds its extents cold. */
-async function fill(lab: Lab): Promise<void> {
-  const client = await lab.a.connect()
-  for (let at = 0; at < DISK_BYTES; at += MIB) await client.write(at, new Uint8Array(MIB).fill(1))
-  await client.disconnect()
+/** So that no measurement allocates blocks in the files below, finds its extents cold, or code that is not compiled yet. */
+async function warmUp(lab: Lab): Promise<void> {
+  const clients = await Promise.all([lab.a.connect(), lab.b.connect()])
+  for (let at = 0; at < DISK_BYTES; at += MIB) await clients[0].write(at, new Uint8Array(MIB).fill(1))
+  for (const workload of WORKLOADS) await runLoad(workload, clients, { diskBytes: DISK_BYTES, seconds: 1, seed: 1 })
+  for (const client of clients) await client.disconnect()
 }
 
 async function measure(lab: Lab, workload: Workload, seconds: number): Promise<Figures> {

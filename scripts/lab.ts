@@ -1,12 +1,13 @@
 // `coprime lab` as the demo and the bench use it: two hosts on this machine, started and stopped from here.
 
 import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { connectNbd, type NbdConnectionToServer } from '../src/adapters/nbd-client.ts'
 import type { ResourceReport } from '../src/control/api.ts'
 import { ControlClient } from '../src/control/client.ts'
-import { ProgramError, run, Server } from './processes.ts'
+import { missingPrograms, ProgramError, run, Server } from './processes.ts'
 
 const CLI = fileURLToPath(new URL('../src/cli/main.js', import.meta.url))
 const KILL_AFTER_STOP_MS = 5000
@@ -100,6 +101,18 @@ export class Lab {
 
   async restart(host: HostName): Promise<void> {
     await this.#command('restart', host)
+  }
+
+  /**
+   * A core for each host, where there are two. Left to the scheduler both may sit on one for as long as they run, as each wakes the
+   * other all the time: half the writes.
+   */
+  async pin(): Promise<void> {
+    if (availableParallelism() < 2 || missingPrograms(['taskset']).length > 0) return
+    for (const [core, host] of [this.a, this.b].entries()) {
+      const { pid } = await host.control.status()
+      await run('taskset', ['--all-tasks', '--cpu-list', '--pid', String(core), String(pid)])
+    }
   }
 
   /** How to type a command of the lab, for people. */
