@@ -1,7 +1,6 @@
 // `coprime lab` as the demo and the bench use it: two hosts on this machine, started and stopped from here.
 
 import { readFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { connectNbd, type NbdConnectionToServer } from '../src/adapters/nbd-client.ts'
@@ -108,10 +107,12 @@ export class Lab {
    * other all the time: half the writes.
    */
   async pin(): Promise<void> {
-    if (availableParallelism() < 2 || missingPrograms(['taskset']).length > 0) return
-    for (const [core, host] of [this.a, this.b].entries()) {
+    if (missingPrograms(['taskset']).length > 0) return
+    const cores = coresAllowed()
+    if (cores.length < 2) return
+    for (const [i, host] of [this.a, this.b].entries()) {
       const { pid } = await host.control.status()
-      await run('taskset', ['--all-tasks', '--cpu-list', '--pid', String(core), String(pid)])
+      await run('taskset', ['--all-tasks', '--cpu-list', '--pid', String(cores[i]), String(pid)])
     }
   }
 
@@ -152,6 +153,15 @@ function labHost(name: HostName, line: HostLine): LabHost {
       return resource
     },
   }
+}
+
+/** Numbers of the cores that this process may run on, from a list like 0-1,4. */
+function coresAllowed(): number[] {
+  const list = /^Cpus_allowed_list:\s*(.+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? ''
+  return list.split(',').flatMap((range) => {
+    const [first = 0, last = first] = range.split('-').map(Number)
+    return Array.from({ length: last - first + 1 }, (_, i) => first + i)
+  })
 }
 
 async function pidOf(host: LabHost): Promise<number | undefined> {
