@@ -761,7 +761,10 @@ export class Volume implements MetadataHost, ActivityHost {
       if (this.state.pdsk >= D_INCONSISTENT) this.#newUuidPending = false
       this.change({ suspFen: false }, 'the peer is back')
     }
-    if (this.mayCompleteAlone || this.state.conn === C_WF_BITMAP_S) return
+    const { conn, disk, pdsk } = this.state
+    // What is parked is complete as soon as this host may go on alone; it is not written again over what came after it.
+    const goesOnAlone = disk === D_UPTODATE && pdsk < D_INCONSISTENT
+    if (goesOnAlone || this.mayCompleteAlone || conn === C_WF_BITMAP_S) return
     // A source completes what is parked as soon as the resync has begun; a target, or who has no disk, asks what became of it.
     if (this.state.suspNod && this.#lostPrimary && this.state.peer !== R_PRIMARY) this.io.failDoubts()
     this.#lostPrimary = false

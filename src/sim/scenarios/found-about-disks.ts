@@ -903,3 +903,37 @@ scenario(
     expect(!write.confirmed || seen === 'after', `a write is done, and reads "${seen}"`, 'durability')
   },
 )
+
+// Found (story 14206 under arbitration): a write was on both disks when the link was lost, and clients of the other host had seen it.
+// That one came back without its disk and with a write of its own over it; the first one was then written once more.
+scenario(
+  'parked-write-when-the-peer-is-back-without-its-disk',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 500, slowPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 8_000_000, delayUsMax: 9_000_000 },
+    },
+  },
+  (world) => {
+    const [writer, other] = world.prng.chance(1, 2) ? (['a', 'b'] as const) : (['b', 'a'] as const)
+    world.settle(world.client(writer).write({ sector: 8 }))
+    const first = world.client(writer).write({ sector: 8, sectors: 8, text: 'first' })
+    const isThere = (): boolean => world.client(other).readText({ sector: 8 }) === 'first'
+    world.runUntil(isThere, { stepsMax: 200_000, what: 'the write on the other host' })
+    world.network.cut()
+    expect(!first.settled, 'its acknowledgement was to be under way', 'scenario')
+    const isFrozen = (): boolean => world.host(other).status()?.volumes[0]?.suspended.includes('fencing') ?? false
+    world.runUntil(isFrozen, { stepsMax: 200_000, what: 'the loss of the link' })
+    const second = world.client(other).write({ sector: 8, sectors: 4, text: 'second' })
+    world.host(other).command({ type: 'detach', volume: 0, force: true })
+    world.settle(first)
+    world.settle(second)
+    expectText(world, writer, 8, 'second')
+    world.host(other).command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    expectText(world, other, 8, 'second')
+  },
+)
