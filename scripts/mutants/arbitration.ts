@@ -234,8 +234,8 @@ const acknowledgements: readonly Mutant[] = [
       },
       {
         file: FLUSHES,
-        find: 'if (flush.id < 0 || this.#onPeer) this.#complete(flush)',
-        replace: 'if (flush.id < 0 || this.#onPeer || this.#peerCookie !== 0) this.#complete(flush)',
+        find: 'if (flush.id < 0 || (this.#onPeer &&',
+        replace: 'if (flush.id < 0 || this.#peerCookie !== 0 || (this.#onPeer &&',
       },
     ],
   },

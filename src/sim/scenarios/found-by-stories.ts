@@ -1,5 +1,5 @@
 // Mistakes that random stories found, each as a story of its own that fails without its mending. Those about disks that are lost,
-// missing or attached again are in found-about-disks.ts.
+// missing or attached again are in found-about-disks.ts, those about older disks in found-about-old-disks.ts.
 
 import { expect } from '../failure.ts'
 import { Striker } from '../random/strike.ts'
