@@ -8,9 +8,11 @@ import {
   C_BEHIND,
   C_CONNECTED,
   C_PAUSED_SYNC_S,
+  C_PAUSED_SYNC_T,
   C_STARTING_SYNC_S,
   C_STARTING_SYNC_T,
   C_SYNC_SOURCE,
+  C_SYNC_TARGET,
   C_TEAR_DOWN,
   C_VERIFY_T,
   C_WF_BITMAP_S,
@@ -534,6 +536,8 @@ export class Negotiation {
       }
     }
     volume.change(next, 'state of the peer')
+    if (peer.disk === D_INCONSISTENT && (peer.conn === C_SYNC_TARGET || peer.conn === C_PAUSED_SYNC_T))
+      volume.io.resync.onTargetAsks()
     if (peer.conn >= C_CONNECTED) {
       this.#peerConnected = true
       volume.onPeerConnected()

@@ -4,6 +4,7 @@
 import {
   C_BEHIND,
   C_CONNECTED,
+  C_PAUSED_SYNC_T,
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
   C_WF_SYNC_UUID,
@@ -34,6 +35,7 @@ export class ResyncBounds {
     const { connection, entropy } = volume.engine
     const { session } = connection
     const { conn } = volume.state
+    volume.io.resync.aboutToBeSource(volume.uuids.bitmap === 0n && volume.state.pdsk > D_INCONSISTENT)
     volume.setUuids(startUuidsSource(volume.uuids, entropy.u64()))
     // What the crash left is decided; if the end of the resync is missed, rule 43 may not decide by it once more.
     if (connection.coprimePeer) volume.crashedPrimary = false
@@ -63,8 +65,10 @@ export class ResyncBounds {
     const begin = (): void => {
       const { conn } = volume.state
       if (session !== connection.session || this.#attempts !== attempt) return
-      if (conn === C_WF_SYNC_UUID || conn === C_BEHIND)
-        volume.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
+      if (conn !== C_WF_SYNC_UUID && conn !== C_BEHIND) return
+      volume.change({ conn: C_SYNC_TARGET, disk: D_INCONSISTENT }, 'resync begins')
+      // Its requests would tell the source that it has begun.
+      if (volume.state.conn === C_PAUSED_SYNC_T && connection.coprimePeer) volume.negotiation.sendState()
     }
     // "Inconsistent" must be durable before the first block is overwritten.
     volume.change({ disk: D_INCONSISTENT }, 'target of a resync')
@@ -111,6 +115,8 @@ export class ResyncBounds {
 
   finishAsSource(): void {
     const volume = this.#volume
+    // It has begun, and may have had nothing to ask for.
+    volume.io.resync.onTargetAsks()
     volume.setUuids(finishUuidsSource(volume.uuids))
     volume.negotiation.peerTookOver(volume.uuids)
     volume.change({ conn: C_CONNECTED, pdsk: D_UPTODATE }, 'resync is done')

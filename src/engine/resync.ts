@@ -19,6 +19,7 @@ import {
   C_CONNECTED,
   C_PAUSED_SYNC_S,
   C_PAUSED_SYNC_T,
+  C_STARTING_SYNC_S,
   C_SYNC_SOURCE,
   C_SYNC_TARGET,
   C_WF_BITMAP_S,
@@ -49,6 +50,8 @@ export class Resync {
   #finishing = false
   /** As source: the target has asked for data, so its disk says that it is Inconsistent. */
   #targetHasBegun = false
+  /** As source: until then nothing says that it may not go on alone with the data that it has. */
+  #targetIsUnproven = false
   /** Counts the resyncs, so that what was asked for in one that has ended is not taken for a part of the next. */
   run = 0
   /** The same connection has seen a resync: acknowledgements and answers of it may be under way on the meta stream. */
@@ -153,7 +156,7 @@ export class Resync {
     this.totalBits = volume.bitmap?.count ?? 0
     volume.engine.log(
       'info',
-      `resync as ${volume.state.conn === C_SYNC_SOURCE ? 'source' : 'target'} begins: ${this.totalBits} blocks of 4 KiB differ`,
+      `resync as ${volume.isTarget ? 'target' : 'source'} begins: ${this.totalBits} blocks of 4 KiB differ`,
       volume.number,
     )
     this.#armWriteback()
@@ -514,8 +517,29 @@ export class Resync {
 
   // ---- source ----------------------------------------------------------------------------------------------------------
 
+  /** `unproven`: the two had the same data, as far as their metadata know, and this host has not gone on alone since. */
+  aboutToBeSource(unproven: boolean): void {
+    this.#targetHasBegun = false
+    this.#targetIsUnproven = unproven
+  }
+
+  /** Or has said that its disk is Inconsistent. */
   onTargetAsks(): void {
+    if (this.#targetHasBegun) return
     this.#targetHasBegun = true
+    if (this.#targetIsUnproven) this.#io.volume.onTargetHasBegun()
+  }
+
+  /**
+   * As source: what the target does not have may not be answered yet, though this host's metadata say that its data are newer. The
+   * target may be UpToDate still; if the link is lost now it may fence this host and go on.
+   */
+  get awaitsTarget(): boolean {
+    if (!this.#targetIsUnproven || this.#targetHasBegun) return false
+    const { engine, state } = this.#io.volume
+    // A kernel asks for nothing while it is paused, and does not say either that it is Inconsistent.
+    if (state.conn === C_PAUSED_SYNC_S) return engine.connection.coprimePeer
+    return state.conn === C_STARTING_SYNC_S || state.conn === C_WF_BITMAP_S || state.conn === C_SYNC_SOURCE
   }
 
   onOffered(sector: number, sectors: number): void {

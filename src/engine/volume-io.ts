@@ -701,9 +701,10 @@ export class VolumeIo {
     })
   }
 
-  /** The peer had no disk for it; a disk that has appeared since the write was sent may take it. */
-  #isRefusedStill(write: LocalWrite): boolean {
-    return write.refused && write.startedAtMs >= this.volume.pdskSinceMs
+  /** The peer had no disk for it (one that has appeared since may take it), or may have it, or gets it with the resync. */
+  #mayOnlyWait(write: LocalWrite): boolean {
+    if (write.refused && write.startedAtMs >= this.volume.pdskSinceMs) return true
+    return this.#inDoubt.has(write.cookie) || this.resync.awaitsTarget
   }
 
   /** Done here and not on the peer, and this host may not go on alone (yet). */
@@ -712,7 +713,7 @@ export class VolumeIo {
     if (!volume.dataAccessible) {
       write.completed = true
       this.failWrite(write, { code: 'io', message: `volume ${volume.number}: the peer with the UpToDate data is lost` })
-    } else if (volume.replicates && !this.#isRefusedStill(write) && !this.#inDoubt.has(write.cookie)) {
+    } else if (volume.replicates && !this.#mayOnlyWait(write)) {
       this.#restarts.push(write)
       this.pumpNeeded = true
     } else this.#parked.push(write)

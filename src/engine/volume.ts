@@ -227,7 +227,7 @@ export class Volume implements MetadataHost, ActivityHost {
    */
   get mayCompleteAlone(): boolean {
     if (this.suspended || this.#gates > 0 || this.#newUuidPending) return false
-    if (this.state.disk !== D_UPTODATE) return false
+    if (this.state.disk !== D_UPTODATE || this.io.resync.awaitsTarget) return false
     return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT || this.state.conn === C_AHEAD
   }
 
@@ -805,6 +805,11 @@ export class Volume implements MetadataHost, ActivityHost {
     if (!this.#newUuidWhenTaken) return
     this.#newUuidWhenTaken = false
     if (this.state.pdsk < D_INCONSISTENT) this.#onPeerDataLost(this.state)
+  }
+
+  /** The target of the resync is Inconsistent for certain: what waited for that is complete. */
+  onTargetHasBegun(): void {
+    this.#whenOpen()
   }
 
   /** The peer's metadata say that its data are newer than those of any other disk. */

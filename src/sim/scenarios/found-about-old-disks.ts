@@ -320,3 +320,63 @@ scenario(
     expectText(world, 'b', 8, 'on a only')
   },
 )
+
+// Found (story 13147 under coordinator, again): a host that was asked for a full sync went on as its source and answered writes of its
+// own, of which the target had not heard. Nor had it heard of the consent: it fenced the source and went on with what it had.
+scenario(
+  'answered-before-the-target-of-a-full-sync-has-begun',
+  {
+    seeds: 30,
+    world: {
+      network: { delayUsMin: 1_000, delayUsMax: 5_000 },
+      initialSync: 'skip',
+      settings: { fencing: 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill', delayUsMin: 1_000, delayUsMax: 100_000 },
+    },
+  },
+  (world) => {
+    world.keepAlive({ msMin: 100, msMax: 1_000 })
+    const [a, b] = [world.host('a'), world.host('b')]
+    const seen = (): string | undefined => a.status()?.volumes[0]?.connection
+    world.settle(world.client('a').write({ sector: 8, text: 'before' }))
+    b.command({ type: 'invalidate', volume: 0 })
+    world.runUntil(() => seen() === 'StartingSyncS', { stepsMax: 200_000, what: 'the consent' })
+    const write = world.client('a').write({ sector: 8, text: 'after' })
+    world.runUntil(() => seen() === 'SyncSource', { stepsMax: 200_000, what: 'the source of a resync' })
+    world.network.cut()
+    world.runFor({ ms: 3_000 })
+    world.awaitInSync()
+    const text = world.client('a').readText({ sector: 8 })
+    expect(!write.confirmed || text === 'after', `a write is done, and reads "${text}"`, 'durability')
+  },
+)
+
+// The other side of it: a target that is paused asks for nothing, but says that it has begun.
+scenario(
+  'answered-though-the-resync-is-paused',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 60_000_000, delayUsMax: 70_000_000 },
+    },
+  },
+  (world) => {
+    const [a, b] = [world.host('a'), world.host('b')]
+    const isSyncing = (): boolean =>
+      [a, b].every((host) => host.status()?.volumes[0]?.connection.startsWith('PausedSync') ?? false)
+    for (const { name } of [a, b]) world.settle(world.client(name).write({ sector: 8 }))
+    a.command({ type: 'pause-sync', volume: 0 })
+    const writes = [a, b].map(({ name }, i) => world.client(name).write({ sector: 8 + 64 * i, text: name }))
+    world.runFor({ ms: 10 })
+    world.network.cut()
+    for (const write of writes)
+      world.runUntil(() => write.settled, { stepsMax: 200_000, msMax: 10_000, what: 'the writes' })
+    world.runUntil(isSyncing, { stepsMax: 200_000, what: 'a paused resync' })
+    a.command({ type: 'resume-sync', volume: 0 })
+    world.awaitInSync()
+    expectText(world, 'a', 72, 'b')
+    expectText(world, 'b', 8, 'a')
+  },
+)
