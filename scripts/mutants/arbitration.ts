@@ -107,6 +107,26 @@ const conflicts: readonly Mutant[] = [
     ),
   ),
   foundBy(
+    'answered-before-the-target-of-a-full-sync-has-begun',
+    mutant(
+      'source-does-not-await-its-target',
+      'the source of a resync answers writes before it is known that its target has begun',
+      VOLUME,
+      'this.state.disk !== D_UPTODATE || this.io.resync.awaitsTarget',
+      'this.state.disk !== D_UPTODATE',
+    ),
+  ),
+  foundBy(
+    'parked-write-when-the-peer-is-back-without-its-disk',
+    mutant(
+      'parked-write-is-written-again',
+      'a write that waited for the peer is executed once more when that is back without its disk',
+      VOLUME,
+      'const goesOnAlone = disk === D_UPTODATE && pdsk < D_INCONSISTENT',
+      'const goesOnAlone = disk === D_UPTODATE && pdsk < 0',
+    ),
+  ),
+  foundBy(
     'secondary-whose-lost-disk-was-newer',
     mutant(
       'lost-disk-forgotten',
