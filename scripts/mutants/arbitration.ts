@@ -112,8 +112,8 @@ const conflicts: readonly Mutant[] = [
       'source-does-not-await-its-target',
       'the source of a resync answers writes before it is known that its target has begun',
       VOLUME,
-      'this.state.disk !== D_UPTODATE || this.io.resync.awaitsTarget',
-      'this.state.disk !== D_UPTODATE',
+      'return this.mayWriteAlone && !this.io.resync.awaitsTarget',
+      'return this.mayWriteAlone',
     ),
   ),
   foundBy(

@@ -722,7 +722,7 @@ export class VolumeIo {
   /** The link was lost before it was written here: this host does it alone as soon as it may. */
   #maybeWriteAlone(write: LocalWrite): void {
     const { volume } = this
-    if (volume.mayCompleteAlone) {
+    if (volume.mayWriteAlone) {
       write.onPeer = false
       volume.markOutOfSync(write.sector, write.sectors)
       this.asked.order(write)

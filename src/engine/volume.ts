@@ -221,13 +221,18 @@ export class Volume implements MetadataHost, ActivityHost {
     return conn === C_WF_BITMAP_T || conn === C_WF_SYNC_UUID || conn === C_SYNC_TARGET || conn === C_PAUSED_SYNC_T
   }
 
-  /**
-   * Whether a write that the peer does not have may be answered: this host's metadata says, durably, that it went on
-   * alone, so a later handshake cannot take the peer's data for equal or newer.
-   */
+  /** Whether a write that the peer does not have may be answered. */
   get mayCompleteAlone(): boolean {
+    return this.mayWriteAlone && !this.io.resync.awaitsTarget
+  }
+
+  /**
+   * Whether this host's data count, whatever the peer has: its metadata says, durably, that it went on alone, so a later
+   * handshake cannot take the peer's data for equal or newer.
+   */
+  get mayWriteAlone(): boolean {
     if (this.suspended || this.#gates > 0 || this.#newUuidPending) return false
-    if (this.state.disk !== D_UPTODATE || this.io.resync.awaitsTarget) return false
+    if (this.state.disk !== D_UPTODATE) return false
     return this.uuids.bitmap !== 0n || this.state.pdsk <= D_INCONSISTENT || this.state.conn === C_AHEAD
   }
 

@@ -402,3 +402,29 @@ scenario(
     expectText(world, 'b', 8, 'after')
   },
 )
+
+// Found (story 15897 under coordinator): a write that had asked for its order when the link was lost was written by the source of the
+// resync after the target's next one over it, and not as soon as the resync began. The target kept its own: two different disks.
+scenario(
+  'left-write-of-a-source-comes-before-those-of-its-target',
+  {
+    seeds: 20,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      order: 'coordinator',
+      // The target writes first and asks later.
+      volume: { resyncRateMaxKib: 100 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 60_000_000, delayUsMax: 70_000_000 },
+    },
+  },
+  (world) => {
+    const clients = [world.client('a'), world.client('b')]
+    for (const client of clients) world.settle(client.write({ sector: 8 }))
+    const writes = clients.map((client, i) => client.write({ sector: 64 + 4 * i, sectors: 64 - 16 * i }))
+    world.runFor({ ms: 10 })
+    world.network.cut()
+    for (const write of writes) world.settle(write)
+    world.awaitInSync()
+  },
+)
