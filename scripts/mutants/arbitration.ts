@@ -259,19 +259,25 @@ const acknowledgements: readonly Mutant[] = [
       },
     ],
   },
-  mutant(
-    'flush-without-own-disk',
-    "a flush is answered without the own disk's",
-    FLUSHES,
-    'if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return',
-    'if (this.#peerCookie !== 0 || !this.#roundRunning) return',
+  foundBy(
+    'power-cut-right-after-a-flush',
+    mutant(
+      'flush-without-own-disk',
+      "a flush is answered without the own disk's",
+      FLUSHES,
+      'if (this.#localPending || this.#peerCookie !== 0 || !this.#roundRunning) return',
+      'if (this.#peerCookie !== 0 || !this.#roundRunning) return',
+    ),
   ),
-  mutant(
-    'peer-flush-before-writes',
-    'a flush of the peer does not wait for the writes received before it',
-    PEER,
-    'new PeerFlush(this, packet, epoch, new Set([...this.pending, ...this.#winners]))',
-    'new PeerFlush(this, packet, epoch, new Set())',
+  foundBy(
+    'superseded-writes-are-stable',
+    mutant(
+      'peer-flush-before-writes',
+      'a flush of the peer does not wait for the writes received before it',
+      PEER,
+      'new PeerFlush(this, packet, epoch, new Set([...this.pending, ...this.#winners]))',
+      'new PeerFlush(this, packet, epoch, new Set())',
+    ),
   ),
   mutant(
     'fua-not-flushed-by-peer',
@@ -287,19 +293,25 @@ const acknowledgements: readonly Mutant[] = [
     'if (error === undefined && write.fua && !write.localFlushing) {',
     'if (error === undefined && write.fua && write.id < 0 && !write.localFlushing) {',
   ),
-  mutant(
-    'in-doubt-denied',
-    'a host that is asked which writes in doubt it applied says: none',
-    PEER,
-    'payload: encodeCookies(this.#applied.among(asked)),',
-    'payload: encodeCookies(this.#applied.among(asked).slice(asked.length)),',
+  foundBy(
+    'write-in-doubt-that-was-applied',
+    mutant(
+      'in-doubt-denied',
+      'a host that is asked which writes in doubt it applied says: none',
+      PEER,
+      'payload: encodeCookies(this.#applied.among(asked)),',
+      'payload: encodeCookies(this.#applied.among(asked).slice(asked.length)),',
+    ),
   ),
-  mutant(
-    'in-doubt-not-asked',
-    'all writes in doubt are sent again without asking',
-    VOLUME,
-    'if (asks && this.engine.connection.coprimePeer) this.io.askInDoubt()',
-    'if (asks && this.state.conn < 0 && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+  foundBy(
+    'write-in-doubt-that-was-applied',
+    mutant(
+      'in-doubt-not-asked',
+      'all writes in doubt are sent again without asking',
+      VOLUME,
+      'if (asks && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+      'if (asks && this.state.conn < 0 && this.engine.connection.coprimePeer) this.io.askInDoubt()',
+    ),
   ),
 ]
 

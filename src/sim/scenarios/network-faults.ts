@@ -2,6 +2,7 @@
 
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
+import { expectText } from './expect-text.ts'
 
 // Goal: a lost connection is made again, nothing is lost and nobody is wrong in between.
 // Method: resets of all connections or of one of the two, under load. With the fencing agent that kills, a host may die of it.
@@ -54,3 +55,34 @@ scenario('freeze-when-fencing-fails', { seeds: 30, world: { handlers: { fencingA
   world.network.partition()
   world.runFor({ ms: 10_000 })
 })
+
+// Goal: a write that the peer has applied, and whose acknowledgement was lost with the link, is not executed again.
+// Method: clients of the peer see it and write over it, while the host that sent it does not know yet what became of it.
+scenario(
+  'write-in-doubt-that-was-applied',
+  {
+    seeds: 40,
+    world: {
+      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      disk: { latencyUsMin: 20, latencyUsMax: 500, slowPerMille: 0 },
+      initialSync: 'skip',
+      handlers: { fencingAgent: 'fails', delayUsMin: 8_000_000, delayUsMax: 9_000_000 },
+    },
+  },
+  (world) => {
+    const [writer, other] = world.prng.chance(1, 2) ? (['a', 'b'] as const) : (['b', 'a'] as const)
+    for (const { name } of world.hosts) world.settle(world.client(name).write({ sector: 8 }))
+    const first = world.client(writer).write({ sector: 8, sectors: 8, text: 'first' })
+    const isThere = (): boolean => world.client(other).readText({ sector: 8 }) === 'first'
+    world.runUntil(isThere, { stepsMax: 200_000, what: 'the write on the other host' })
+    world.network.cut()
+    // A coordinator lets nobody see it before its writer has heard of it.
+    if (first.settled) return
+    const second = world.client(other).write({ sector: 8, sectors: 4, text: 'second' })
+    world.settle(first)
+    world.settle(second)
+    world.awaitInSync()
+    expectText(world, writer, 8, 'second')
+    expectText(world, other, 8, 'second')
+  },
+)
