@@ -335,12 +335,15 @@ const coverage: readonly Mutant[] = [
     "data: block() })\n        steps.push({ kind: 'flush-meta' })\n",
     'data: block() })\n',
   ),
-  mutant(
-    'evicted-bitmap-not-written',
-    'the log forgets an extent whose changed bitmap block is not on disk',
-    STORE,
-    'evictedBlocks.filter((index) => bitmap.blockIsDirty(index))',
-    'evictedBlocks.filter((index) => index < 0 && bitmap.blockIsDirty(index))',
+  foundBy(
+    'activity-log-turnover-and-the-end-of-a-host-alone',
+    mutant(
+      'evicted-bitmap-not-written',
+      'the log forgets an extent whose changed bitmap block is not on disk',
+      STORE,
+      'evictedBlocks.filter((index) => bitmap.blockIsDirty(index))',
+      'evictedBlocks.filter((index) => index < 0 && bitmap.blockIsDirty(index))',
+    ),
   ),
   mutant(
     'evicted-data-not-flushed',

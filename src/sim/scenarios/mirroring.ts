@@ -4,6 +4,9 @@ import { expect } from '../failure.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
 
+/** Of the activity log. */
+const EXTENT_SECTORS = 8192
+
 // Goal: plain mirroring; a confirmed write of either host is what the other one reads.
 // Method: writes by turns, each read at once through the other host and from both disks.
 scenario('plain-mirroring', { seeds: 20 }, (world) => {
@@ -89,3 +92,32 @@ scenario(
     world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
   },
 )
+// Goal: what the log forgets is on disk: the bits of blocks that the peer does not have, and data that it has.
+// Method: a write in each extent of such a device, with and without the peer; then the writer dies, or both lose their power.
+for (const dies of ['alone', 'connected'] as const) {
+  scenario(
+    `activity-log-turnover-and-the-end-of-a-host-${dies}`,
+    {
+      seeds: 4,
+      world: {
+        deviceBytes: 400 * 1024 * 1024,
+        volume: { alExtents: 67 },
+        primaries: ['a'],
+        initialSync: 'skip',
+        settings: { fencing: 'dont-care' },
+      },
+    },
+    (world) => {
+      const [a, b] = [world.host('a'), world.host('b')]
+      // Both disks say by then that they are in sync.
+      world.runFor({ ms: 500 })
+      if (dies === 'alone') b.crashProcess()
+      for (let sector = 8; sector < world.deviceSectors; sector += EXTENT_SECTORS)
+        world.settle(world.client('a').write({ sector, sectors: 8 }))
+      if (dies === 'alone') a.crashProcess()
+      else for (const host of [a, b]) host.powerCut()
+      for (const host of [a, b]) if (!host.isRunning) host.start()
+      world.awaitInSync()
+    },
+  )
+}
