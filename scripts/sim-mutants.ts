@@ -20,6 +20,8 @@ const FOLDERS = ['base', 'wire', 'meta', 'engine', 'nbd', 'runtime', 'sim'] as c
 /** A mutant may run in circles; the simulator ends such a world itself, but not if the engine never returns. */
 const RUN_MS_MAX = 300_000
 /** What was compiled without a mutant. */
+/** Of each named scenario. */
+const NAMED_SEEDS = '4'
 const ORIGINAL = 'original'
 
 interface Outcome {
@@ -126,8 +128,24 @@ function tryMutant(workshop: Workshop, order: string, mutant: Mutant, options: O
   }
 }
 
-/** Until something fails that does not fail without the mutant, too. */
-function hunt(workshop: Workshop, order: string, mutant: Mutant, { seeds, first, jobs }: Options): Outcome {
+/** Until something fails that does not fail without the mutant, too: random stories, then the named scenarios. */
+function hunt(workshop: Workshop, order: string, mutant: Mutant, options: Options): Outcome {
+  const outcome = huntOn(workshop, order, mutant, options)
+  if (outcome.result !== 'survived' || mutant.by !== undefined) return outcome
+  return huntByName(workshop, order, mutant, options) ?? outcome
+}
+
+function huntByName(workshop: Workshop, order: string, mutant: Mutant, { jobs }: Options): Outcome | undefined {
+  const { output } = workshop.simulate('dist', ['--at-most', NAMED_SEEDS, '--order', order, '--jobs', `${jobs}`])
+  const found = /^FAILED ([a-z0-9-]+): checker ([a-z-]+), seed (\d+).*\n(.*)/m.exec(output)
+  if (found === null) return undefined
+  const [, scenario = '', checker = '', seed = '', detail = ''] = found
+  const again = ['--scenario', scenario, '--seed', seed, '--order', order]
+  if (workshop.simulate(ORIGINAL, again).status !== 0) return undefined
+  return { mutant: { ...mutant, by: { scenario } }, result: 'caught', checker, seed: Number(seed), detail }
+}
+
+function huntOn(workshop: Workshop, order: string, mutant: Mutant, { seeds, first, jobs }: Options): Outcome {
   const nothing = { mutant, checker: '', seed: undefined, detail: '' }
   const { by } = mutant
   for (let from = first; from < first + seeds; ) {
