@@ -345,26 +345,35 @@ const coverage: readonly Mutant[] = [
       'evictedBlocks.filter((index) => index < 0 && bitmap.blockIsDirty(index))',
     ),
   ),
-  mutant(
-    'evicted-data-not-flushed',
-    'the log forgets an extent whose data are in the cache only',
-    STORE,
-    'if (steps.length === 0 && evictedBlocks.length > 0) {',
-    'if (steps.length === 0 && evictedBlocks.length < 0) {',
+  foundBy(
+    'log-forgets-the-extent-of-a-slow-write',
+    mutant(
+      'evicted-data-not-flushed',
+      'the log forgets an extent whose data are in the cache only',
+      STORE,
+      'if (steps.length === 0 && evictedBlocks.length > 0) {',
+      'if (steps.length === 0 && evictedBlocks.length < 0) {',
+    ),
   ),
-  mutant(
-    'stable-generation-forgotten',
-    'the log forgets an extent before the peer has flushed it',
-    LOG,
-    '        (this.#generation[slot] as number) <= this.#host.stableGeneration &&\n',
-    '',
+  foundBy(
+    'log-forgets-the-extent-of-a-slow-write',
+    mutant(
+      'stable-generation-forgotten',
+      'the log forgets an extent before the peer has flushed it',
+      LOG,
+      '        (this.#generation[slot] as number) <= this.#host.stableGeneration &&\n',
+      '',
+    ),
   ),
-  mutant(
-    'log-forgets-extents-in-use',
-    'the log forgets an extent that a write is under way in',
-    LOG,
-    '        this.#references[slot] === 0 &&\n',
-    '',
+  foundBy(
+    'activity-log-turnover',
+    mutant(
+      'log-forgets-extents-in-use',
+      'the log forgets an extent that a write is under way in',
+      LOG,
+      '        this.#references[slot] === 0 &&\n',
+      '',
+    ),
   ),
   mutant(
     'recovery-ignores-log',
@@ -387,12 +396,15 @@ const coverage: readonly Mutant[] = [
     '    else {\n      volume.bitmap?.set(fromBit, toBit)\n      if (volume.sendsOutOfSync) {',
     '    else {\n      if (volume.sendsOutOfSync) {',
   ),
-  mutant(
-    'out-of-sync-not-told',
-    'the target is not told of writes between the bitmap exchange and the resync',
-    WRITES,
-    'if (volume.sendsOutOfSync) {',
-    'if (volume.sendsOutOfSync && toBit < 0) {',
+  foundBy(
+    'suspended-until-the-disk-is-back',
+    mutant(
+      'out-of-sync-not-told',
+      'the target is not told of writes between the bitmap exchange and the resync',
+      WRITES,
+      'if (volume.sendsOutOfSync) {',
+      'if (volume.sendsOutOfSync && toBit < 0) {',
+    ),
   ),
   mutant(
     'only-copy-not-marked',
@@ -401,12 +413,15 @@ const coverage: readonly Mutant[] = [
     'if (write.onlyCopy) volume.markOutOfSync(write.sector, write.sectors)\n',
     '\n',
   ),
-  mutant(
-    'demotion-forgets-waiting-writes',
-    'a demotion does not wait for writes at the activity log',
-    WRITES,
-    '      (this.volume.activity?.quiet ?? true) &&\n',
-    '',
+  foundBy(
+    'demotion-in-the-middle-of-a-slow-write',
+    mutant(
+      'demotion-forgets-writes',
+      'a demotion does not wait for the writes in progress',
+      WRITES,
+      '      this.#ownActive === 0 &&\n      this.#held',
+      '      this.#held',
+    ),
   ),
 ]
 
@@ -422,6 +437,7 @@ const resync: readonly Mutant[] = [
           "    request.data = undefined\n    const [from, to] = blocksTouched(request.sector, request.sectors)\n    volume.engine.connection.sendMeta(this.#resyncAck('P_RS_WRITE_ACK', request))\n    volume.bitmap?.clear(from, to)\n    this.#requests.delete(request)\n    this.#requests.add(request)\n    if (data !== undefined)\n",
       },
     ],
+    by: { scenario: 'bitmaps-are-written-back-during-a-slow-resync' },
   },
   mutant(
     'resync-overwrites-newer-write',
@@ -430,12 +446,15 @@ const resync: readonly Mutant[] = [
     "if (present.kind === 'resync-request') return present.answered || present.checksumming\n",
     "if (present.kind === 'resync-request') return present.checksumming\n",
   ),
-  mutant(
-    'merged-bitmap-not-durable',
-    'the target does not wait until the merged bitmap is on disk',
-    RESYNC,
-    "    volume.store?.writeBitmap(bitmap, 'changed', (error) => {\n      if (error !== undefined || session",
-    '    void ((then: (error: DiskError | undefined) => void) => then(undefined))((error) => {\n      if (error !== undefined || session',
+  foundBy(
+    'bitmaps-are-written-back-during-a-slow-resync',
+    mutant(
+      'merged-bitmap-not-durable',
+      'the target does not wait until the merged bitmap is on disk',
+      RESYNC,
+      "    volume.store?.writeBitmap(bitmap, 'changed', (error) => {\n      if (error !== undefined || session",
+      '    void ((then: (error: DiskError | undefined) => void) => then(undefined))((error) => {\n      if (error !== undefined || session',
+    ),
   ),
 ]
 
@@ -463,13 +482,17 @@ const generations: readonly Mutant[] = [
       { file: VOLUME, find: '    this.#gates++\n', replace: '' },
       { file: VOLUME, find: '      if (error === undefined) this.#gates--\n', replace: '      void error\n' },
     ],
+    by: { scenario: 'crash-right-after-going-on-alone' },
   },
-  mutant(
-    'diskless-primary-same-generation',
-    'a peer without a disk becomes Primary, and no new generation begins',
-    VOLUME,
-    'lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)',
-    'lostPeerData(old.pdsk, next.pdsk) || (next.pdsk < 0 && isNewWriterHere(old, next))',
+  foundBy(
+    'primary-without-a-disk-begins-a-generation',
+    mutant(
+      'diskless-primary-same-generation',
+      'a peer without a disk becomes Primary, and no new generation begins',
+      VOLUME,
+      'lostPeerData(old.pdsk, next.pdsk) || isNewWriterHere(old, next)',
+      'lostPeerData(old.pdsk, next.pdsk) || (next.pdsk < 0 && isNewWriterHere(old, next))',
+    ),
   ),
   mutant(
     'fencing-not-awaited',

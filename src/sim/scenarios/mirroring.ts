@@ -105,6 +105,7 @@ for (const dies of ['alone', 'connected'] as const) {
         primaries: ['a'],
         initialSync: 'skip',
         settings: { fencing: 'dont-care' },
+        powerCutQuestionEvery: 1,
       },
     },
     (world) => {

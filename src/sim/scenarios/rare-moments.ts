@@ -1,0 +1,128 @@
+// Moments that random stories seldom hit: each is made on purpose here, and each has a mutant (scripts/mutants) that nothing else
+// finds.
+
+import { BLOCK_BYTES, MIB, SECTOR_BYTES } from '../../base/units.ts'
+import type { OperationKind } from '../disk.ts'
+import type { HostName } from '../network.ts'
+import { scenario } from '../scenario.ts'
+import type { World } from '../world.ts'
+import { expectText } from './expect-text.ts'
+
+/** Both superblocks say by then that their disk is in sync. */
+const SAYS_IN_SYNC_MS = 500
+/** Of the activity log. */
+const EXTENT_SECTORS = 8192
+const ALONE = { primaries: ['a'], initialSync: 'skip', settings: { fencing: 'dont-care' } } as const
+
+function stepBack(world: World, name: HostName): void {
+  const host = world.host(name)
+  host.wantsPrimary = false
+  host.command({ type: 'secondary' })
+  world.runUntil(() => !host.isPrimary, { stepsMax: 200_000, what: 'a Secondary' })
+}
+
+type IsSlow = (kind: OperationKind, offsetBytes: number) => boolean
+
+/** From now on operations of a disk that `isSlow` picks take up to `msMax`; the others are as fast as ever. */
+function slowDown(world: World, name: HostName, msMax: number, isSlow: IsSlow): void {
+  const { device } = world.host(name)
+  const { config } = device
+  const slow = { ...config, latencyUsMin: (msMax * 1000) / 2, latencyUsMax: msMax * 1000, flushUsMax: msMax * 1000 }
+  world.observer = {
+    onSubmit: (host, kind, offsetBytes) => {
+      if (host === name) device.config = isSlow(kind, offsetBytes) ? slow : config
+    },
+  }
+}
+
+// Goal: while a resync runs, the bitmaps on disk never say that a block is in sync that is not on the target's disk.
+// Method: the target's disk is so slow that both hosts write their bitmaps back (every 2 s) while blocks are being written. No host
+// is Primary, so that no activity log covers them; after each step the question is what a crash or a power cut would leave.
+scenario(
+  'bitmaps-are-written-back-during-a-slow-resync',
+  { seeds: 10, world: { ...ALONE, powerCutQuestionEvery: 1 } },
+  (world) => {
+    const b = world.host('b')
+    world.runFor({ ms: SAYS_IN_SYNC_MS })
+    b.crashProcess()
+    for (let block = 0; block < 40; block += 2) world.settle(world.client('a').write({ sector: 8 * block, sectors: 8 }))
+    stepBack(world, 'a')
+    const slowBlocks = new Set([0, 8, 16])
+    slowDown(world, 'b', 6_000, (kind, offsetBytes) => {
+      if (kind === 'flush') return b.status()?.connection === 'SyncTarget'
+      return kind === 'write' && slowBlocks.has(offsetBytes / BLOCK_BYTES)
+    })
+    b.start()
+    world.awaitInSync()
+  },
+)
+
+// Goal: the log forgets an extent only when what was written there is on both disks, and not just in their caches.
+// Method: a write takes so long that its extent is the first to be forgotten, right after it is done; the flush that follows the
+// log block is slow, and reads give a power cut many moments in which that block may be all that survives.
+scenario(
+  'log-forgets-the-extent-of-a-slow-write',
+  {
+    seeds: 10,
+    world: { ...ALONE, deviceBytes: 400 * MIB, volume: { alExtents: 67 }, powerCutQuestionEvery: 1 },
+  },
+  (world) => {
+    const client = world.client('a')
+    world.runFor({ ms: SAYS_IN_SYNC_MS })
+    slowDown(world, 'a', 2_000, (kind, offsetBytes) => kind === 'write' && offsetBytes === 8 * SECTOR_BYTES)
+    const slow = client.write({ sector: 8, sectors: 8 })
+    for (let extent = 1; extent < 67; extent++)
+      world.settle(client.write({ sector: EXTENT_SECTORS * extent, sectors: 8 }))
+    world.settle(slow)
+    slowDown(world, 'a', 200, (kind) => kind === 'flush')
+    const next = client.write({ sector: EXTENT_SECTORS * 67, sectors: 8 })
+    while (!next.settled) world.settle(client.read({ sector: EXTENT_SECTORS, sectors: 8 }))
+  },
+)
+
+// Goal: a host that steps back has no write left in progress: as a Secondary it would not say, after a crash, that its log counts.
+// Method: the command comes right after a write that its own disk takes longer for than the peer's.
+scenario('demotion-in-the-middle-of-a-slow-write', { seeds: 20, world: ALONE }, (world) => {
+  world.runFor({ ms: SAYS_IN_SYNC_MS })
+  const client = world.client('a')
+  world.settle(client.write({ sector: 8, sectors: 8 }))
+  slowDown(world, 'a', 1_000, (kind) => kind === 'write')
+  const write = client.write({ sector: 8, sectors: 8 })
+  stepBack(world, 'a')
+  world.settle(write)
+})
+
+// Goal: what is answered by a host that is alone is not lost to its peer's older data, if it crashes at once.
+// Method: writes after the loss of the peer, a crash as soon as one is answered; both hosts start together.
+scenario('crash-right-after-going-on-alone', { seeds: 20, world: ALONE }, (world) => {
+  const [a, b] = [world.host('a'), world.host('b')]
+  const client = world.client('a')
+  world.settle(client.write({ sector: 8, text: 'with the peer' }))
+  slowDown(world, 'a', 100, (kind) => kind !== 'read')
+  b.crashProcess()
+  world.settle(client.write({ sector: 8, text: 'alone' }))
+  a.crashProcess()
+  for (const host of [b, a]) host.start()
+  world.awaitInSync()
+  expectText(world, 'a', 8, 'alone')
+})
+
+// Goal: what a Primary without a disk writes begins a new generation on the peer's disk: its own disk is older from then on.
+// Method: the disk leaves while nobody is Primary, so that its loss alone begins none.
+scenario(
+  'primary-without-a-disk-begins-a-generation',
+  { seeds: 20, world: { ...ALONE, primaries: ['b'] } },
+  (world) => {
+    const b = world.host('b')
+    world.settle(world.client('b').write({ sector: 8, text: 'on both' }))
+    stepBack(world, 'b')
+    b.command({ type: 'detach', volume: 0, force: false })
+    world.runUntil(() => b.isDiskless, { stepsMax: 200_000, what: 'a host without a disk' })
+    world.wantPrimary('b')
+    world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
+    world.settle(world.client('b').write({ sector: 8, text: 'on a only' }))
+    b.command({ type: 'attach', volume: 0 })
+    world.awaitInSync()
+    expectText(world, 'b', 8, 'on a only')
+  },
+)
