@@ -517,7 +517,10 @@ export class Resync {
 
   // ---- source ----------------------------------------------------------------------------------------------------------
 
-  /** `unproven`: the two had the same data, as far as their metadata know, and this host has not gone on alone since. */
+  /**
+   * `unproven`: the two had the same data, as far as their metadata know, and this host has not gone on alone since. A later attempt
+   * counts as proven: it goes by way of the bitmaps, and a target has noted durably that it is Outdated before it sends its own.
+   */
   aboutToBeSource(unproven: boolean): void {
     this.#targetHasBegun = false
     this.#targetIsUnproven = unproven
