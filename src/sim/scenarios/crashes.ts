@@ -6,7 +6,7 @@ import { type HostName, otherHost } from '../network.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
 import type { World } from '../world.ts'
-import { expectText } from './expect-text.ts'
+import { expectText } from './steps.ts'
 
 const drawHost = (prng: Prng): HostName => prng.pick(['a', 'b'] as const)
 

@@ -2,7 +2,7 @@
 
 import { expect } from '../failure.ts'
 import { scenario } from '../scenario.ts'
-import { expectText } from './expect-text.ts'
+import { expectText, loseDisk, SLOW_LINK, stepBack } from './steps.ts'
 
 // Found: after two new all-zero disks had declared themselves equal, the target of the next full sync took the generations
 // that its peer had had before, and the two were strangers when they met again.
@@ -25,7 +25,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       disk: { latencyUsMin: 20, latencyUsMax: 500, slowPerMille: 0 },
       initialSync: 'skip',
       handlers: { fencingAgent: 'kill' },
@@ -65,8 +65,7 @@ for (const when of ['before', 'after'] as const) {
     (world) => {
       const [a, b] = [world.host('a'), world.host('b')]
       const client = world.client('a')
-      a.command({ type: 'detach', volume: 0, force: true })
-      world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+      loseDisk(world, a)
       world.settle(client.write({ sector: 8, text: 'done' }))
       const early = when === 'before' ? client.flush() : undefined
       b.powerCut()
@@ -82,9 +81,7 @@ for (const when of ['before', 'after'] as const) {
         'durability',
       )
       // Once nobody is left who knew of the write all is as ever.
-      a.wantsPrimary = false
-      a.command({ type: 'secondary' })
-      world.runUntil(() => !a.isPrimary, { stepsMax: 200_000 })
+      stepBack(world, a)
       world.wantPrimary('a')
       world.runUntil(() => a.isPrimary, { stepsMax: 500_000, what: 'Primary again' })
       const late = client.flush()
@@ -108,8 +105,7 @@ scenario(
   (world) => {
     const [a, b] = [world.host('a'), world.host('b')]
     const client = world.client('a')
-    a.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    loseDisk(world, a)
     world.settle(client.write({ sector: 8, text: 'done' }))
     b.crashProcess()
     const early = client.flush()
@@ -128,8 +124,7 @@ scenario(
 // Found (auto, seed 711): the disk failed at the last write of an attach; the attach never ended, and no other could begin.
 scenario('disk-fails-at-the-last-write-of-an-attach', { seeds: 40, world: { initialSync: 'skip' } }, (world) => {
   const b = world.host('b')
-  b.command({ type: 'detach', volume: 0, force: true })
-  world.runUntil(() => b.isDiskless, { stepsMax: 200_000 })
+  loseDisk(world, b)
   world.settle(world.client('b').write({ sector: 8, text: 'on a only' }))
   let ended = false
   b.command({ type: 'attach', volume: 0 }, () => {
@@ -149,8 +144,7 @@ scenario('disk-fails-at-the-last-write-of-an-attach', { seeds: 40, world: { init
 scenario('diskless-primary-that-left-its-peer', { seeds: 20, world: { initialSync: 'skip' } }, (world) => {
   world.keepAlive({ msMin: 100, msMax: 1_000 })
   const a = world.host('a')
-  a.command({ type: 'detach', volume: 0, force: true })
-  world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+  loseDisk(world, a)
   world.settle(world.client('a').write({ sector: 8, text: 'on b only' }))
   a.command({ type: 'disconnect', force: true })
   world.runFor({ ms: world.prng.intInclusive(0, 500) })
@@ -223,14 +217,13 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       initialSync: 'skip',
     },
   },
   (world) => {
     const host = world.host('b')
-    host.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => host.isDiskless, { stepsMax: 500_000, what: 'a host without a disk' })
+    loseDisk(world, host)
     const attachAt = world.prng.intInclusive(0, 10)
     for (let i = 0; i < 40; i++) {
       if (i === attachAt) host.command({ type: 'attach', volume: 0 })
@@ -257,8 +250,7 @@ scenario(
     const [a, b] = [world.host('a'), world.host('b')]
     const connects = world.prng.chance(1, 2)
     if (b.isPrimary) world.settle(world.client('b').write({ sector: 8 }))
-    a.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    loseDisk(world, a)
     if (connects && !a.isPrimary) {
       a.command({ type: 'disconnect', force: false })
       const apart = (): boolean => a.status()?.connection === 'StandAlone' && b.status()?.connection === 'WFConnection'
@@ -304,8 +296,7 @@ scenario(
 scenario('data-stream-dies-before-an-attach', { seeds: 20, world: { initialSync: 'skip' } }, (world) => {
   world.keepAlive({ msMin: 100, msMax: 1_000 })
   const host = world.host(world.prng.pick(['a', 'b'] as const))
-  host.command({ type: 'detach', volume: 0, force: true })
-  world.runUntil(() => host.isDiskless, { stepsMax: 200_000 })
+  loseDisk(world, host)
   world.runFor({ ms: world.prng.intInclusive(0, 300) })
   const [first] = world.network.connections
   if (first !== undefined) world.network.halfOpen(first)
@@ -320,7 +311,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       initialSync: 'skip',
     },
   },
@@ -465,7 +456,7 @@ scenario(
     seeds: 20,
     world: {
       primaries: ['a'],
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       disk: { latencyUsMin: 20, latencyUsMax: 500, flushUsMax: 200, slowPerMille: 0 },
       initialSync: 'skip',
     },
@@ -562,7 +553,7 @@ scenario(
     seeds: 30,
     world: {
       primaries: ['b'],
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       initialSync: 'skip',
       settings: { csumsAlg: '' },
     },
@@ -595,7 +586,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       disk: { latencyUsMin: 20, latencyUsMax: 500, slowPerMille: 0 },
       initialSync: 'skip',
       handlers: { fencingAgent: 'fails', delayUsMin: 8_000_000, delayUsMax: 9_000_000 },

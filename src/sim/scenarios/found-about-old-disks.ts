@@ -5,18 +5,15 @@ import { defined } from '../../base/assert.ts'
 import { expect } from '../failure.ts'
 import type { SimHost } from '../host.ts'
 import { scenario } from '../scenario.ts'
-import { expectText } from './expect-text.ts'
+import { expectText, loseDisk, SLOW_LINK, stepBack } from './steps.ts'
 
 // Found: a Primary that was promoted without a disk wrote on the peer's disk only, and when its own came back the two held the
 // same generation: the Primary's older disk won.
 scenario('disk-of-a-diskless-primary-comes-back', { seeds: 20, world: { primaries: ['b'] } }, (world) => {
   const b = world.host('b')
   world.settle(world.client('b').write({ sector: 8, text: 'before' }))
-  b.wantsPrimary = false
-  b.command({ type: 'secondary' })
-  world.runUntil(() => !b.isPrimary, { stepsMax: 200_000 })
-  b.command({ type: 'detach', volume: 0, force: true })
-  world.runUntil(() => b.isDiskless, { stepsMax: 200_000 })
+  stepBack(world, b)
+  loseDisk(world, b)
   world.runFor({ ms: 200 })
   world.wantPrimary('b')
   world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary without a disk' })
@@ -38,8 +35,7 @@ scenario(
     const lost = (): boolean => a.status()?.connection === 'WFConnection'
     world.runUntil(lost, { stepsMax: 200_000, what: 'the loss of the connection' })
     world.settle(world.client('a').write({ sector: 8, text: 'alone' }))
-    a.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    loseDisk(world, a)
     world.network.heal()
     world.runUntil(() => a.status()?.connection === 'StandAlone', { stepsMax: 200_000, what: 'the refusal' })
     a.command({ type: 'attach', volume: 0 })
@@ -59,8 +55,7 @@ scenario(
     const [a, b] = [world.host('a'), world.host('b')]
     // Both have on disk that they are in sync.
     world.runFor({ ms: 500 })
-    b.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => b.isDiskless, { stepsMax: 200_000 })
+    loseDisk(world, b)
     world.settle(world.client('a').write({ sector: 8, text: 'alone', fua: true }))
     world.runFor({ ms: 200 })
     a.powerCut()
@@ -241,7 +236,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       initialSync: 'skip',
       settings: { fencing: 'resource-and-stonith' },
       handlers: { fencingAgent: 'kill', delayUsMin: 10_000, delayUsMax: 20_000 },
@@ -305,8 +300,7 @@ scenario(
     a.command({ type: 'secondary' })
     world.runUntil(() => !a.isPrimary, { stepsMax: 200_000 })
     world.runFor({ ms: 300 })
-    a.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    loseDisk(world, a)
     b.start()
     const isMet = (): boolean => world.hosts.every((host) => host.status()?.connection === 'Connected')
     world.runUntil(isMet, { stepsMax: 500_000, what: 'a connection' })
@@ -357,7 +351,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       initialSync: 'skip',
       handlers: { fencingAgent: 'fails', delayUsMin: 60_000_000, delayUsMax: 70_000_000 },
     },

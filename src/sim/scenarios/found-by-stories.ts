@@ -5,7 +5,6 @@ import { expect } from '../failure.ts'
 import { Striker } from '../random/strike.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
-import { expectText } from './expect-text.ts'
 
 // Found: a demotion did not wait for writes that waited for their activity-log block; they were applied by a Secondary, whose
 // log does not count.
@@ -13,9 +12,7 @@ scenario('demotion-waits-for-writes-at-the-log', { seeds: 20, world: { primaries
   const client = world.client('a')
   for (let i = 0; i < 4; i++) client.write({ sector: i * 8, sectors: 8 })
   world.runFor({ ms: world.prng.intInclusive(0, 3) })
-  world.host('a').wantsPrimary = false
-  world.host('a').command({ type: 'secondary' })
-  world.runUntil(() => !world.host('a').isPrimary, { stepsMax: 200_000, what: 'the demotion' })
+  stepBack(world, world.host('a'))
   world.runFor({ ms: 500 })
 })
 
@@ -65,8 +62,7 @@ scenario(
     const [a, b] = [world.host('a'), world.host('b')]
     b.crashProcess()
     world.settle(world.client('a').write({ sector: 8, text: 'alone' }))
-    a.command({ type: 'detach', volume: 0, force: true })
-    world.runUntil(() => a.isDiskless, { stepsMax: 200_000 })
+    loseDisk(world, a)
     b.start()
     world.runUntil(() => a.status()?.connection === 'StandAlone', { stepsMax: 200_000, what: 'the refusal' })
     world.runFor({ ms: 1_000 })
@@ -345,6 +341,7 @@ scenario(
 
 import { MIB } from '../../base/units.ts'
 import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../meta/layout.ts'
+import { expectText, loseDisk, SLOW_LINK, stepBack } from './steps.ts'
 
 // Found (story 18348 under arbitration): not a mistake of the product but of a checker. A bit flipped in the field of the superblock that
 // says where the bitmap is. The host refuses such a disk, which is then resynchronised as a whole; the checker looked for bits in that
@@ -379,7 +376,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       initialSync: 'skip',
       handlers: { fencingAgent: 'fails', delayUsMin: 8_000_000, delayUsMax: 9_000_000 },
     },
@@ -410,7 +407,7 @@ scenario(
   {
     seeds: 20,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       order: 'coordinator',
       // The target writes first and asks later.
       volume: { resyncRateMaxKib: 100 },

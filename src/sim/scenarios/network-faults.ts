@@ -3,7 +3,7 @@
 import { expect } from '../failure.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
-import { expectText } from './expect-text.ts'
+import { expectText, SLOW_LINK } from './steps.ts'
 
 // Goal: a lost connection is made again, nothing is lost and nobody is wrong in between.
 // Method: resets of all connections or of one of the two, under load. With the fencing agent that kills, a host may die of it.
@@ -64,7 +64,7 @@ scenario(
   {
     seeds: 40,
     world: {
-      network: { delayUsMin: 20_000, delayUsMax: 21_000, longDelayPerMille: 0 },
+      network: SLOW_LINK,
       disk: { latencyUsMin: 20, latencyUsMax: 500, slowPerMille: 0 },
       initialSync: 'skip',
       handlers: { fencingAgent: 'fails', delayUsMin: 8_000_000, delayUsMax: 9_000_000 },

@@ -6,20 +6,13 @@ import type { OperationKind } from '../disk.ts'
 import type { HostName } from '../network.ts'
 import { scenario } from '../scenario.ts'
 import type { World } from '../world.ts'
-import { expectText } from './expect-text.ts'
+import { expectText, loseDisk, stepBack } from './steps.ts'
 
 /** Both superblocks say by then that their disk is in sync. */
 const SAYS_IN_SYNC_MS = 500
 /** Of the activity log. */
 const EXTENT_SECTORS = 8192
 const ALONE = { primaries: ['a'], initialSync: 'skip', settings: { fencing: 'dont-care' } } as const
-
-function stepBack(world: World, name: HostName): void {
-  const host = world.host(name)
-  host.wantsPrimary = false
-  host.command({ type: 'secondary' })
-  world.runUntil(() => !host.isPrimary, { stepsMax: 200_000, what: 'a Secondary' })
-}
 
 type IsSlow = (kind: OperationKind, offsetBytes: number) => boolean
 
@@ -46,7 +39,7 @@ scenario(
     world.runFor({ ms: SAYS_IN_SYNC_MS })
     b.crashProcess()
     for (let block = 0; block < 40; block += 2) world.settle(world.client('a').write({ sector: 8 * block, sectors: 8 }))
-    stepBack(world, 'a')
+    stepBack(world, world.host('a'))
     const slowBlocks = new Set([0, 8, 16])
     slowDown(world, 'b', 6_000, (kind, offsetBytes) => {
       if (kind === 'flush') return b.status()?.connection === 'SyncTarget'
@@ -88,7 +81,7 @@ scenario('demotion-in-the-middle-of-a-slow-write', { seeds: 20, world: ALONE }, 
   world.settle(client.write({ sector: 8, sectors: 8 }))
   slowDown(world, 'a', 1_000, (kind) => kind === 'write')
   const write = client.write({ sector: 8, sectors: 8 })
-  stepBack(world, 'a')
+  stepBack(world, world.host('a'))
   world.settle(write)
 })
 
@@ -115,9 +108,8 @@ scenario(
   (world) => {
     const b = world.host('b')
     world.settle(world.client('b').write({ sector: 8, text: 'on both' }))
-    stepBack(world, 'b')
-    b.command({ type: 'detach', volume: 0, force: false })
-    world.runUntil(() => b.isDiskless, { stepsMax: 200_000, what: 'a host without a disk' })
+    stepBack(world, b)
+    loseDisk(world, b)
     world.wantPrimary('b')
     world.runUntil(() => b.isPrimary, { stepsMax: 200_000, what: 'a Primary' })
     world.settle(world.client('b').write({ sector: 8, text: 'on a only' }))

@@ -11,6 +11,7 @@ import type { WorldChoice } from '../options.ts'
 import { scenario } from '../scenario.ts'
 import { Workload, type WorkloadConfig } from '../workload.ts'
 import type { World } from '../world.ts'
+import { loseDisk, stepBack } from './steps.ts'
 
 const CROWDED_WEIGHTS = { read: 6, write: 10, fua: 1, zero: 1, flush: 1 }
 /** Few blocks, partly overlapping, many at once. */
@@ -294,9 +295,7 @@ scenario(
     const client = world.client(name)
     const region = { sector: 8, sectors: 96 }
     for (let round = 0; round < 6; round++) {
-      host.wantsPrimary = false
-      host.command({ type: 'secondary' })
-      world.runUntil(() => !host.isPrimary, { stepsMax: 500_000, what: 'the demotion' })
+      stepBack(world, host)
       const other = new Workload(world, {
         hosts: [otherHost(name)],
         requestsPerClient: 2_000,
@@ -456,8 +455,7 @@ scenario('coordinator-without-a-disk', { seeds: 20, world: { order: 'coordinator
 // nobody waits in a circle, which only a time-out would end.
 scenario('diskless-host-under-locks', { seeds: 15, world: { ...SLOW_DISKS, order: 'lock-extents' } }, (world) => {
   const host = world.host(world.prng.pick(['a', 'b'] as const))
-  host.command({ type: 'detach', volume: 0, force: true })
-  world.runUntil(() => host.isDiskless, { stepsMax: 500_000, what: 'a host without a disk' })
+  loseDisk(world, host)
   runConnected(world, new Workload(world, MOSTLY_READ))
   host.command({ type: 'attach', volume: 0 })
   world.awaitInSync()
@@ -470,8 +468,7 @@ scenario('disk-lost-in-a-shared-extent', { seeds: 30, world: { ...SLOW_DISKS, or
   const isShared = (): boolean => total(world, 'writeNows') > 0
   world.runUntil(() => isShared() || workload.isDone, { stepsMax: 1_000_000, what: 'a shared extent' })
   expectUsed(world, ['auto'], 'writeNows')
-  host.command({ type: 'detach', volume: 0, force: true })
-  world.runUntil(() => host.isDiskless, { stepsMax: 500_000, what: 'a host without a disk' })
+  loseDisk(world, host)
   runConnected(world, workload)
   host.command({ type: 'attach', volume: 0 })
   world.awaitInSync()
