@@ -515,12 +515,15 @@ const generations: readonly Mutant[] = [
     'return selfPrimary === peerPrimary ? input.peerCrashedPrimary : selfPrimary',
     'return selfPrimary === peerPrimary ? input.selfCrashedPrimary : selfPrimary',
   ),
-  mutant(
-    'stale-fencing-result',
-    'what a handler found out of an earlier loss is taken for the present one',
-    ENGINE,
-    'if (this.#lossFenced !== this.#losses && lost) {',
-    'if (this.#lossFenced < 0 && lost) {',
+  foundBy(
+    'fencing-agent-speaks-of-an-earlier-loss',
+    mutant(
+      'stale-fencing-result',
+      'what a handler found out of an earlier loss is taken for the present one',
+      ENGINE,
+      'if (this.#lossFenced !== this.#losses && lost) {',
+      'if (this.#lossFenced < 0 && lost) {',
+    ),
   ),
 ]
 

@@ -3,7 +3,7 @@
 
 import { BLOCK_BYTES, MIB, SECTOR_BYTES } from '../../base/units.ts'
 import type { OperationKind } from '../disk.ts'
-import type { HostName } from '../network.ts'
+import { type HostName, otherHost } from '../network.ts'
 import { scenario } from '../scenario.ts'
 import type { World } from '../world.ts'
 import { expectText, loseDisk, stepBack } from './steps.ts'
@@ -116,5 +116,38 @@ scenario(
     b.command({ type: 'attach', volume: 0 })
     world.awaitInSync()
     expectText(world, 'b', 8, 'on a only')
+  },
+)
+
+// Goal: what a fencing agent did about an earlier loss of the peer says nothing about a later one.
+// Method: the agent strikes, and takes long to say so; meanwhile the peer is started again, is in sync and Primary, and the link
+// is lost once more.
+scenario(
+  'fencing-agent-speaks-of-an-earlier-loss',
+  {
+    seeds: 20,
+    world: {
+      initialSync: 'skip',
+      settings: { fencing: 'resource-and-stonith' },
+      handlers: { fencingAgent: 'kill', delayUsMin: 5_000_000, delayUsMax: 8_000_000 },
+    },
+  },
+  (world) => {
+    world.runFor({ ms: SAYS_IN_SYNC_MS })
+    world.network.partition()
+    world.runUntil(() => world.hosts.some((host) => !host.isRunning), { stepsMax: 200_000, what: 'a fenced host' })
+    const fenced = world.host(world.host('a').isRunning ? 'b' : 'a')
+    const other = otherHost(fenced.name)
+    world.keepAlive({ msMin: 10, msMax: 100 })
+    world.network.heal()
+    fenced.start()
+    world.awaitInSync()
+    world.runUntil(() => fenced.isPrimary, { stepsMax: 200_000, what: 'two Primaries' })
+    world.network.partition()
+    const write = world.client(other).write({ sector: 8, text: 'alone' })
+    world.runFor({ ms: 20_000 })
+    world.network.heal()
+    world.awaitInSync()
+    if (write.confirmed) expectText(world, fenced.name, 8, 'alone')
   },
 )
