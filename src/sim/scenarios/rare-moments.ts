@@ -1,5 +1,5 @@
-// Moments that random stories seldom hit: each is made on purpose here, and each has a mutant (scripts/mutants) that nothing else
-// finds.
+// Moments that random stories seldom hit: each is made on purpose here, and each has a mutant (scripts/mutants) that
+// needs it.
 
 import { BLOCK_BYTES, MIB, SECTOR_BYTES } from '../../base/units.ts'
 import type { OperationKind } from '../disk.ts'
@@ -16,10 +16,10 @@ const ALONE = { primaries: ['a'], initialSync: 'skip', settings: { fencing: 'don
 
 type IsSlow = (kind: OperationKind, offsetBytes: number) => boolean
 
-/** From now on operations of a disk that `isSlow` picks take up to `msMax`; the others are as fast as ever. */
+/** From now on operations of a disk that `isSlow` picks take up to `msMax`; the others are as fast as the disk is. */
 function slowDown(world: World, name: HostName, msMax: number, isSlow: IsSlow): void {
   const { device } = world.host(name)
-  const { config } = device
+  const config = world.options.disks[name]
   const slow = { ...config, latencyUsMin: (msMax * 1000) / 2, latencyUsMax: msMax * 1000, flushUsMax: msMax * 1000 }
   world.observer = {
     onSubmit: (host, kind, offsetBytes) => {
