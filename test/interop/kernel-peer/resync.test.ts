@@ -203,8 +203,9 @@ rows('resync', (row) => {
       const client = async (place: number): Promise<void> => {
         for (let i = 0; !isOver; i++) await nbd.write((((i * 37) % 30) + place * 30) * MIB, randomBytes(4 * KIB))
       }
+      // When it is done the resync knows of clients, and all that was asked for before has passed: it is ahead in the stream.
+      await nbd.write(0, randomBytes(4 * KIB))
       const clients = Promise.all([0, 1, 2, 3].map(client))
-      // What was asked for before the clients came.
       await inFlight.untilAtMost(bytesMax)
       await new Promise((resolve) => setTimeout(resolve, 2000))
       const { largestBytes } = inFlight
