@@ -1,7 +1,8 @@
 // `npm run sim:mutants [-- --seeds N] [--jobs J] [--order NAME] [--only NAME,NAME] [--first SEED]`: does the simulator find
-// mistakes? Each mutant (scripts/mutants) is compiled from a patched copy of the sources and hunted with random stories, seed by seed,
-// until a checker finds something, under the order of writes that the mutant belongs to. A mutant that survives, or a patch
-// that no longer applies, is a failure. What finds a mutant must hold without it: a seed that fails either way does not count.
+// mistakes? Each mutant (scripts/mutants) is compiled from a patched copy of the sources and hunted until a checker finds something,
+// under the order of writes that it belongs to: with the scenario or plan that it names, else with random stories, seed by seed, and
+// then with all named scenarios. A mutant that survives, or a patch that no longer applies, is a failure. What finds a mutant must
+// hold without it: a seed that fails either way does not count.
 //
 // The copy is one folder under the system's temporary folder; for each mutant the files that it patches are replaced, compiled
 // (the compiler keeps what has not changed) and put back.
@@ -19,9 +20,9 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 const FOLDERS = ['base', 'wire', 'meta', 'engine', 'nbd', 'runtime', 'sim'] as const
 /** A mutant may run in circles; the simulator ends such a world itself, but not if the engine never returns. */
 const RUN_MS_MAX = 300_000
-/** What was compiled without a mutant. */
 /** Of each named scenario. */
 const NAMED_SEEDS = '4'
+/** What was compiled without a mutant. */
 const ORIGINAL = 'original'
 
 interface Outcome {

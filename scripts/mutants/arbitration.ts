@@ -414,7 +414,7 @@ const coverage: readonly Mutant[] = [
     '\n',
   ),
   foundBy(
-    'demotion-in-the-middle-of-a-slow-write',
+    'demotion-waits-for-writes-at-the-log',
     mutant(
       'demotion-forgets-writes',
       'a demotion does not wait for the writes in progress',
@@ -485,7 +485,7 @@ const generations: readonly Mutant[] = [
     by: { scenario: 'crash-right-after-going-on-alone' },
   },
   foundBy(
-    'primary-without-a-disk-begins-a-generation',
+    'disk-of-a-diskless-primary-comes-back',
     mutant(
       'diskless-primary-same-generation',
       'a peer without a disk becomes Primary, and no new generation begins',

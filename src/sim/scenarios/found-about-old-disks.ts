@@ -5,7 +5,7 @@ import { defined } from '../../base/assert.ts'
 import { expect } from '../failure.ts'
 import type { SimHost } from '../host.ts'
 import { scenario } from '../scenario.ts'
-import { expectText, loseDisk, SLOW_LINK, stepBack } from './steps.ts'
+import { expectText, loseDisk, SAYS_IN_SYNC_MS, SLOW_LINK, stepBack } from './steps.ts'
 
 // Found: a Primary that was promoted without a disk wrote on the peer's disk only, and when its own came back the two held the
 // same generation: the Primary's older disk won.
@@ -53,8 +53,7 @@ scenario(
   { seeds: 20, world: { primaries: ['a'], initialSync: 'skip' } },
   (world) => {
     const [a, b] = [world.host('a'), world.host('b')]
-    // Both have on disk that they are in sync.
-    world.runFor({ ms: 500 })
+    world.runFor({ ms: SAYS_IN_SYNC_MS })
     loseDisk(world, b)
     world.settle(world.client('a').write({ sector: 8, text: 'alone', fua: true }))
     world.runFor({ ms: 200 })
@@ -155,8 +154,7 @@ scenario(
   },
   (world) => {
     const [a, b] = [world.host('a'), world.host('b')]
-    // Both have on disk that they are in sync.
-    world.runFor({ ms: 500 })
+    world.runFor({ ms: SAYS_IN_SYNC_MS })
     a.crashProcess()
     world.settle(world.client('b').write({ sector: 8, text: 'on b only', fua: true }))
     let struck = false

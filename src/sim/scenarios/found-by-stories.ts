@@ -1,10 +1,13 @@
 // Mistakes that random stories found, each as a story of its own that fails without its mending. Those about disks that are lost,
 // missing or attached again are in found-about-disks.ts, those about older disks in found-about-old-disks.ts.
 
+import { MIB } from '../../base/units.ts'
+import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../meta/layout.ts'
 import { expect } from '../failure.ts'
 import { Striker } from '../random/strike.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
+import { expectText, loseDisk, SLOW_LINK, stepBack } from './steps.ts'
 
 // Found: a demotion did not wait for writes that waited for their activity-log block; they were applied by a Secondary, whose
 // log does not count.
@@ -338,10 +341,6 @@ scenario(
     }
   },
 )
-
-import { MIB } from '../../base/units.ts'
-import { DEFAULT_AL_GEOMETRY, internalLayout } from '../../meta/layout.ts'
-import { expectText, loseDisk, SLOW_LINK, stepBack } from './steps.ts'
 
 // Found (story 18348 under arbitration): not a mistake of the product but of a checker. A bit flipped in the field of the superblock that
 // says where the bitmap is. The host refuses such a disk, which is then resynchronised as a whole; the checker looked for bits in that

@@ -3,9 +3,7 @@
 import { expect } from '../failure.ts'
 import { scenario } from '../scenario.ts'
 import { Workload } from '../workload.ts'
-
-/** Of the activity log. */
-const EXTENT_SECTORS = 8192
+import { EXTENT_SECTORS, SAYS_IN_SYNC_MS } from './steps.ts'
 
 // Goal: plain mirroring; a confirmed write of either host is what the other one reads.
 // Method: writes by turns, each read at once through the other host and from both disks.
@@ -92,6 +90,7 @@ scenario(
     world.runUntil(() => workload.isDone, { stepsMax: 4_000_000, what: 'the end of the workload' })
   },
 )
+
 // Goal: what the log forgets is on disk: the bits of blocks that the peer does not have, and data that it has.
 // Method: a write in each extent of such a device, with and without the peer; then the writer dies, or both lose their power.
 for (const dies of ['alone', 'connected'] as const) {
@@ -110,8 +109,7 @@ for (const dies of ['alone', 'connected'] as const) {
     },
     (world) => {
       const [a, b] = [world.host('a'), world.host('b')]
-      // Both disks say by then that they are in sync.
-      world.runFor({ ms: 500 })
+      world.runFor({ ms: SAYS_IN_SYNC_MS })
       if (dies === 'alone') b.crashProcess()
       for (let sector = 8; sector < world.deviceSectors; sector += EXTENT_SECTORS)
         world.settle(world.client('a').write({ sector, sectors: 8 }))
